@@ -1,0 +1,65 @@
+"""The errors a user can meet. Each message is one line that says what is wrong and what to do about it.
+
+Any room may raise these; the edges (the command line, the HTTP gateway, a flow) print the message and stop there.
+"""
+
+
+class EvermoeError(Exception):
+    """Base of the family. `exit_code` is what the command line returns, `http_status` what the gateway answers."""
+
+    exit_code = 1
+    http_status = 500
+
+
+class BadInput(EvermoeError):
+    """What the user gave cannot be used: a file, a row, a body, an option."""
+
+    exit_code = 2
+    http_status = 400
+
+
+class NotFound(EvermoeError):
+    """The thing named does not exist: a response id, a version, a rollout, a stream."""
+
+    exit_code = 2
+    http_status = 404
+
+
+class Conflict(EvermoeError):
+    """The thing exists, but its state forbids the action: promoting a closed rollout, say."""
+
+    exit_code = 2
+    http_status = 409
+
+
+class NotReady(EvermoeError):
+    """Something must be done first: an empty home has no champion to serve."""
+
+    exit_code = 3
+    http_status = 503
+
+
+class StorageUnavailable(EvermoeError):
+    """The event database or the disk refused a write; nothing was acknowledged. Try again after `retry_after_seconds`."""
+
+    http_status = 503
+    retry_after_seconds = 2
+
+
+class ServiceUnreachable(EvermoeError):
+    """A server we need (MLflow, Prefect) does not answer at the address we were given."""
+
+    exit_code = 4
+    http_status = 503
+
+
+class PortInUse(EvermoeError):
+    """Another process listens where we were told to listen."""
+
+    exit_code = 4
+
+
+class HomeTooNew(EvermoeError):
+    """The home directory was written by a newer Evermoe; this one would misread it."""
+
+    exit_code = 5

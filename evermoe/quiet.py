@@ -1,0 +1,24 @@
+"""What the tools we use are told before they are imported: nothing to others, and nothing to the terminal that went well.
+
+Every name is a default: a value that the user has set stays.
+"""
+
+from __future__ import annotations
+
+import os
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised as well, and told in one line
+    "TQDM_DISABLE": "1",  # their progress bars; ours are Rich's
+}
+
+
+def silence() -> None:
+    """Set the defaults for this process and its children. Call it before the tools are imported."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)

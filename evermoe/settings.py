@@ -1,0 +1,218 @@
+"""Where the platform lives and how it is tuned: `EVERMOE_*` from the environment, `params.yaml` for what changes results.
+
+Only `flows/`, `serving/` and `commands/` read this file; the rooms below get plain values from them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from evermoe.errors import BadInput, HomeTooNew
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME_FORMAT = 1
+
+
+class Section(BaseModel):
+    """A section of params.yaml; an unknown key is an error, because a misspelt one would be ignored in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StreamParams(Section):
+    """Which records; `until` is the first month the base does not see."""
+
+    name: str = "ansible"
+    path: str | None = None
+    until: str = "2025-06"
+
+
+class ModelParams(Section):
+    """The size of the decoder; see `model/config.py` for what each number means."""
+
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    heads: int
+    experts: int
+    experts_per_token: int
+    expert_size: int
+    shared_expert_size: int
+    max_length: int
+
+
+class BaseParams(Section):
+    """Training of the first model from nothing."""
+
+    max_records: int
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    text_loss_weight: float
+    seed: int
+
+
+class UpdateParams(Section):
+    """The monthly update: incremental training, then distillation."""
+
+    domain_share: float
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    distil_epochs: float
+    distil_learning_rate: float
+    temperature: float
+    text_loss_weight: float
+    min_records: int
+    seed: int
+
+
+class GateParams(Section):
+    """What a challenger must pass before it meets a user. Accuracies are in points (0 to 100)."""
+
+    new_month_gain: float
+    past_month_loss: float
+    past_average_loss: float
+    calibration_error: float
+    latency_ratio: float
+    memory_ratio: float
+    examples_per_month: int
+
+
+class DriftParams(Section):
+    """When a window counts as drifted; see `monitoring/drift.py` for what each score is."""
+
+    window_days: int
+    reference_rows: int
+    min_rows: int
+    label_distance: float
+    text_auc: float
+    feature_distance: float
+    null_margin: float
+
+
+class RolloutParams(Section):
+    """The ramp and the evidence that moves it."""
+
+    alpha: float
+    shares: tuple[float, ...]
+    min_rewards_per_step: int
+    max_days: int
+
+
+class DemoParams(Section):
+    """How the demo's users behave."""
+
+    months: int
+    feedback_missing: float
+    feedback_delay_days: float
+    looks_per_month: int
+    seed: int
+
+
+class Params(Section):
+    """params.yaml, whole."""
+
+    stream: StreamParams
+    model: ModelParams
+    base: BaseParams
+    update: UpdateParams
+    gates: GateParams
+    drift: DriftParams
+    rollout: RolloutParams
+    demo: DemoParams
+
+
+def load_params(path: Path | None = None) -> Params:
+    """Read params.yaml. Raises `BadInput` naming the key that is wrong."""
+    path = path or Path(os.environ.get("EVERMOE_PARAMS", ROOT / "params.yaml"))
+    try:
+        return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such parameters file; set EVERMOE_PARAMS or restore params.yaml") from None
+    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
+        first = (
+            f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}"
+            if isinstance(error, ValidationError)
+            else str(error).splitlines()[0]
+        )
+        raise BadInput(f"{path}: {first}") from None
+
+
+class Settings(BaseSettings):
+    """The environment. Every field is `EVERMOE_` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="EVERMOE_", extra="ignore")
+
+    home: Path = Path(".evermoe")
+    database_url: str | None = None
+    mlflow_uri: str | None = None
+    host: str = "127.0.0.1"
+    gateway_port: int = Field(8000, ge=1, le=65535)
+    mlflow_port: int = Field(5000, ge=1, le=65535)
+    prefect_port: int = Field(4200, ge=1, le=65535)
+    cache: Path = Path.home() / ".cache" / "evermoe"
+
+    @property
+    def events_url(self) -> str:
+        """SQLAlchemy URL of the event log and the rollout ledger."""
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'events.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow tracking and registry URI."""
+        return self.mlflow_uri or f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Where MLflow keeps artifacts when it tracks into the home."""
+        return self.home.resolve() / "artifacts"
+
+    @property
+    def prefect_api(self) -> str:
+        """URL of the Prefect API."""
+        return os.environ.get("PREFECT_API_URL", f"http://{self.host}:{self.prefect_port}/api")
+
+    def open_home(self, create: bool = True) -> Path:
+        """Make the home on first use and check that this version can read it. Raises `HomeTooNew`, `BadInput`."""
+        stamp = self.home / "home.json"
+        try:
+            if create:
+                self.home.mkdir(parents=True, exist_ok=True)
+            if not stamp.exists():
+                if create:
+                    stamp.write_text(json.dumps({"format": HOME_FORMAT}) + "\n")
+                return self.home
+            written = json.loads(stamp.read_text())["format"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{self.home}: not usable as a home ({error}); pass --home or set EVERMOE_HOME") from None
+        if written > HOME_FORMAT:
+            raise HomeTooNew(
+                f"{self.home}: format {written} is newer than this Evermoe reads ({HOME_FORMAT}); upgrade Evermoe"
+            )
+        return self.home
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once. Raises `BadInput` on a value that does not fit."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"EVERMOE_{str(first['loc'][0]).upper()}: {first['msg']}") from None
+
+
+def use_home(home: Path | None) -> Settings:
+    """Point this process and its children at `home` (None keeps EVERMOE_HOME)."""
+    if home is not None:
+        os.environ["EVERMOE_HOME"] = str(home.resolve())
+    settings.cache_clear()
+    return settings()
