@@ -1,0 +1,72 @@
+"""How good, how sure, how fast and how large a model is. Knows nothing of limits; `gates.py` judges."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score
+
+from model.language import LanguageModel
+from model.mixture import Example
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures on one set of examples. Shares are 0 to 1; `mistakes` are (text, right label, answered label); `hits` tells of
+    each example whether it was answered right, so that two models can be compared example by example."""
+
+    examples: int
+    accuracy: float
+    macro_f1: float
+    calibration_error: float
+    mistakes: tuple[tuple[str, str, str], ...]
+    hits: tuple[bool, ...]
+
+
+def evaluate(model: LanguageModel, examples: Sequence[Example], kept_mistakes: int = 10) -> Evaluation:
+    """Answer every example with the labels the model has learned. A label it has not learned is a mistake, as for a user."""
+    if not examples:
+        return Evaluation(0, float("nan"), float("nan"), float("nan"), (), ())
+    answers = model.classify([example.text for example in examples])
+    right = [example.label for example in examples]
+    answered = [answer.label for answer in answers]
+    hit = np.array([a == r for a, r in zip(answered, right, strict=True)])
+    sure = np.array([answer.scores[answer.label] for answer in answers])
+    wrong = [(e.text, e.label, a) for e, a in zip(examples, answered, strict=True) if a != e.label]
+    return Evaluation(
+        examples=len(examples),
+        accuracy=float(accuracy_score(right, answered)),
+        macro_f1=float(f1_score(right, answered, average="macro", zero_division=0)),
+        calibration_error=calibration_error(sure, hit),
+        mistakes=tuple(wrong[:kept_mistakes]),
+        hits=tuple(hit.tolist()),
+    )
+
+
+def calibration_error(sure: np.ndarray, hit: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: mean gap between certainty and accuracy over equal-width bins (Guo et al., arXiv 1706.04599)."""
+    which = np.clip((sure * bins).astype(int), 0, bins - 1)
+    gaps = [abs(sure[which == b].mean() - hit[which == b].mean()) * (which == b).mean() for b in np.unique(which)]
+    return float(sum(gaps))
+
+
+def latencies(
+    models: Sequence[LanguageModel], texts: Sequence[str], clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Median milliseconds to answer one text, for each model; taken in turn on each text, so that a slow moment hits all alike."""
+    spent: list[list[float]] = [[] for _ in models]
+    for text in texts:
+        for model, seconds in zip(models, spent, strict=True):
+            began = clock()
+            model.classify([text])
+            seconds.append(clock() - began)
+    return [1000 * statistics.median(seconds) if seconds else float("nan") for seconds in spent]
+
+
+def weight_bytes(model: LanguageModel) -> int:
+    """Bytes of the weights and buffers in memory."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.network.state_dict().values())

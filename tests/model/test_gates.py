@@ -1,0 +1,72 @@
+"""A gate that fails says which, by how much, and what was allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from model import Evaluation, judge
+from model.evaluate import calibration_error
+from model.gates import Contest, Limits
+
+LIMITS = Limits(0.0, 5.0, 2.0, 0.25, 1.5, 1.2)
+
+
+def figures(accuracy: float, error: float = 0.1, examples: int = 50) -> Evaluation:
+    hits = tuple(number < round(accuracy * examples) for number in range(examples))
+    return Evaluation(examples, accuracy, accuracy, error, (), hits)
+
+
+CHAMPION = Contest(figures(0.5), {"2021-01": figures(0.8), "2021-02": figures(0.7)}, 10.0, 1000)
+BETTER = Contest(figures(0.6), {"2021-01": figures(0.8), "2021-02": figures(0.75)}, 11.0, 1000)
+
+
+def failed(challenger: Contest) -> list[str]:
+    return [gate.name for gate in judge(CHAMPION, challenger, LIMITS) if not gate.passed]
+
+
+def test_a_better_challenger_passes_every_gate() -> None:
+    assert failed(BETTER) == []
+
+
+def test_each_gate_fails_on_its_own_fault() -> None:
+    assert failed(dataclasses.replace(BETTER, new=figures(0.4))) == ["new month"]
+    assert failed(dataclasses.replace(BETTER, new=figures(0.6, error=0.3))) == ["calibration"]
+    assert failed(dataclasses.replace(BETTER, latency_ms=16.0)) == ["latency"]
+    assert failed(dataclasses.replace(BETTER, weight_bytes=1300)) == ["memory"]
+    lost = {"2021-01": figures(0.6), "2021-02": figures(0.9)}
+    assert failed(dataclasses.replace(BETTER, past=lost)) == ["every past month"]
+
+
+def test_the_worst_month_is_named() -> None:
+    lost = {"2021-01": figures(0.6), "2021-02": figures(0.7)}
+    reasons = [
+        gate.reason for gate in judge(CHAMPION, dataclasses.replace(BETTER, past=lost), LIMITS) if not gate.passed
+    ]
+    assert "loses 20.0 ± 12.6 points on 2021-01" in reasons[0]
+
+
+def test_a_loss_that_chance_explains_passes_and_the_same_loss_on_more_examples_fails() -> None:
+    for examples, verdict in ((10, []), (200, ["every past month", "past on average"])):
+        past = {"2021-01": figures(0.8, examples=examples)}
+        lost = {"2021-01": figures(0.6, examples=examples)}
+        gates = judge(dataclasses.replace(CHAMPION, past=past), dataclasses.replace(BETTER, past=lost), LIMITS)
+        assert [gate.name for gate in gates if not gate.passed] == verdict
+
+
+def test_examples_that_both_get_right_or_wrong_are_no_evidence_of_a_loss() -> None:
+    swapped = dataclasses.replace(figures(0.8), hits=tuple(reversed(figures(0.8).hits)))  # as many right, but others
+    past = {"2021-01": swapped, "2021-02": figures(0.7)}
+    assert failed(dataclasses.replace(BETTER, past=past)) == []
+
+
+def test_a_month_without_figures_never_passes() -> None:
+    assert "new month" in failed(dataclasses.replace(BETTER, new=Evaluation(0, float("nan"), 0, float("nan"), (), ())))
+
+
+def test_calibration_error_is_the_gap_between_certainty_and_accuracy() -> None:
+    sure = np.full(100, 0.75)
+    assert calibration_error(sure, np.arange(100) < 75) == pytest.approx(0)
+    assert calibration_error(sure, np.arange(100) < 25) == pytest.approx(0.5)

@@ -1,0 +1,106 @@
+"""Training does what its recipe says, the same each time, and forgets nothing it was told to keep."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+import torch
+
+from model import Example, Recipe, Step, distil, evaluate, from_pretrained, mix, replay, train_month
+from model.learn import Lesson, batches, collate, steps_of
+from model.routing import Router
+from model.schedule import warmup_cosine
+
+RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=5e-3, text_loss_weight=0.1, seed=3)
+NEW = [
+    Example(f"{verb} the {noun} chart", "web.page")
+    for verb in ("fix", "add", "draw")
+    for noun in ("bar", "pie", "line", "map")
+]
+OLD = [
+    Example(f"{verb} the {noun} option", label)
+    for verb in ("fix", "add", "rename")
+    for noun, label in (("vlan", "net.switch"), ("port", "net.switch"), ("row", "db.sql"))
+]
+
+
+def nothing(step: Step) -> None:
+    pass
+
+
+def test_the_rate_warms_up_over_five_percent_and_falls_as_a_cosine() -> None:
+    rates = [warmup_cosine(step, 100) for step in range(100)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[-1] == pytest.approx(0, abs=1e-3)
+    assert rates[52] == pytest.approx(0.5, abs=0.02)
+
+
+def test_replay_is_even_over_labels_and_never_repeats() -> None:
+    past = [Example(f"a{i}", "large") for i in range(90)] + [Example(f"b{i}", "small") for i in range(10)]
+    drawn = replay(past, 30, random.Random(0))
+    assert len(set(drawn)) == 30
+    assert sum(example.label == "small" for example in drawn) == 10
+    assert len(replay(past, 1000, random.Random(0))) == 100
+
+
+def test_the_mix_is_three_parts_new_to_seven_parts_past() -> None:
+    domain = [Example(f"n{i}", "new") for i in range(30)]
+    past = [Example(f"p{i}", "old") for i in range(500)]
+    new, old = mix(domain, past, 0.3, random.Random(0))
+    assert (len(new), len(old)) == (30, 70)
+
+
+def test_only_answers_and_texts_weigh_anything(tiny_model_folder) -> None:
+    codec = from_pretrained(tiny_model_folder).codec
+    batch = collate([Lesson(OLD[0]), Lesson(Example("x", "db.sql"))], codec, 0.1)
+    answer = codec.answer("db.sql")
+    assert batch.token_BS[1][batch.label_BS[1]].tolist() == answer
+    assert batch.weight_BS[1].sum() == pytest.approx(len(answer) + 0.1 * len(codec.text("x")))
+    assert batch.weight_BS[batch.token_BS == codec.pad].sum() == 0
+
+
+def test_an_epoch_shows_every_example_once(tiny_model_folder) -> None:
+    codec = from_pretrained(tiny_model_folder).codec
+    once = dataclasses.replace(RECIPE, epochs=1)
+    seen = sum(len(batch.is_new_B) for batch in batches([Lesson(e) for e in OLD], codec, once))
+    assert seen == len(OLD)
+    assert steps_of(len(OLD), once) == 2
+
+
+def test_training_repeats_to_the_bit(tiny_model_folder) -> None:
+    champion = from_pretrained(tiny_model_folder)
+    first, second = (train_month(champion, NEW, OLD, RECIPE, nothing).network.state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_new_label_is_learned_and_the_old_ones_kept(tiny_model_folder) -> None:
+    champion = from_pretrained(tiny_model_folder)
+    before = {name: tensor.clone() for name, tensor in champion.network.state_dict().items()}
+    recipe = dataclasses.replace(RECIPE, epochs=8)
+    steps: list[Step] = []
+    new = train_month(champion, NEW, OLD, recipe, steps.append)
+    challenger = distil(champion, new, NEW, OLD, recipe, 2.0, steps.append)
+    assert evaluate(champion, NEW).accuracy == 0
+    assert evaluate(challenger, NEW).accuracy > 0.9
+    assert evaluate(challenger, OLD).accuracy >= evaluate(champion, OLD).accuracy - 0.12
+    assert "web.page" in challenger.labels
+    assert all(torch.equal(before[name], tensor) for name, tensor in champion.network.state_dict().items())
+    assert steps[-1].number + 1 == steps[-1].of
+
+
+def test_the_bias_moves_load_towards_even_without_a_gradient() -> None:
+    torch.manual_seed(0)
+    router = Router(16, 32, 4).train()
+    torch.nn.init.normal_(router.weight, std=1.0)
+    x = torch.randn(512, 16) + 0.5
+    peaks = []
+    for _ in range(500):
+        router(x)
+        share = router.balance(0.003)
+        peaks.append(float(share.max() * 32))
+    assert peaks[0] > 2.5
+    assert sum(peaks[-20:]) / 20 < 1.6
+    assert not router.bias.requires_grad
