@@ -1,0 +1,114 @@
+"""How the database of events and rollouts is opened: SQLite by default, PostgreSQL by URL, durable on both.
+
+Knows connections, transactions and what their failures mean to a user; knows no table.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
+
+from evermoe.errors import BadInput, StorageUnavailable
+
+LOCK_WAIT_SECONDS = 5
+
+
+def connect(url: str) -> Engine:
+    """The engine of `url`; a bare `postgresql://` is spoken by psycopg, which is what we install. Opens no connection yet.
+
+    Raises `BadInput` for what is neither an SQLite file nor PostgreSQL.
+    """
+    try:
+        parsed = make_url(url)
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        family = parsed.get_backend_name()
+    except exc.ArgumentError:
+        raise BadInput(f"{url}: not a database address; use sqlite:///FILE or postgresql://USER@HOST/NAME") from None
+    if family == "sqlite" and parsed.database and parsed.database != ":memory:":
+        engine = create_engine(parsed, pool_pre_ping=True, connect_args={"timeout": LOCK_WAIT_SECONDS})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if family == "postgresql":
+        patience = {"connect_timeout": LOCK_WAIT_SECONDS, "tcp_user_timeout": 20_000, "client_encoding": "utf8"}
+        engine = create_engine(parsed, pool_pre_ping=True, connect_args=patience)
+        event.listen(engine, "connect", _prepare_postgresql)
+        return engine
+    raise BadInput(
+        f"{parsed.render_as_string()}: events and rollouts live in an SQLite file or in PostgreSQL; "
+        "use sqlite:///FILE or postgresql://USER@HOST/NAME"
+    )
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # we begin transactions ourselves, see _begin_sqlite
+    connection.execute(f"PRAGMA busy_timeout={LOCK_WAIT_SECONDS * 1000}")
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")  # in WAL mode: every commit is on the disk before it returns
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("evermoe_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _prepare_postgresql(connection: Any, _: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = '{LOCK_WAIT_SECONDS}s'")
+        cursor.execute("SET statement_timeout = '30s'")
+        cursor.execute("SET synchronous_commit = on")
+        cursor.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may write. SQLite takes its write lock now: upgrading a read lock later fails without waiting."""
+    with engine.connect().execution_options(evermoe_writes=True) as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def storage_errors(engine: Engine) -> Iterator[None]:
+    """Turn what a broken, full, locked or unreachable database raises into one line that says so."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        if is_storage_failure(error):
+            raise unavailable(engine, error) from error
+        raise
+    except exc.TimeoutError as error:
+        raise unavailable(engine, error) from error
+
+
+def is_storage_failure(error: exc.SQLAlchemyError) -> bool:
+    """Whether `error` says something about the database rather than about the rows it was given."""
+    if isinstance(error, exc.TimeoutError):
+        return True
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    return error.connection_invalidated or not isinstance(error, exc.IntegrityError | exc.DataError)
+
+
+def unavailable(engine: Engine, error: BaseException) -> StorageUnavailable:
+    """`error` as the one line that a user reads."""
+    cause = getattr(error, "orig", None) or error
+    line = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+    place = engine.url.render_as_string(hide_password=True)
+    advice = "try again"
+    if isinstance(cause, sqlite3.Error):
+        if "not a database" in line or "malformed" in line:
+            advice = "restore the file from a backup, or move it away to start an empty log"
+        elif "disk is full" in line or "disk I/O" in line:
+            advice = "free some space and try again"
+        elif "unable to open" in line or "readonly" in line:
+            advice = "see that its folder exists and can be written"
+    elif "connect" in line:
+        advice = "see that the server runs and the address is right"
+    return StorageUnavailable(f"{place}: {line}; {advice}")

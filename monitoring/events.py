@@ -1,0 +1,227 @@
+"""The event log: every request with its answer, and every feedback, kept once and never acknowledged before it is durable.
+
+This is the room's front: it writes through `monitoring/writer.py` and answers the questions that the other rooms ask of the
+log. It knows nothing of HTTP, of models or of how an experiment judges the rewards it hands out.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, overload
+
+from sqlalchemy import and_, case, func, literal, select
+
+from evermoe.errors import NotFound, StorageUnavailable
+from monitoring.database import storage_errors
+from monitoring.rows import (
+    Answered,
+    ArmSummary,
+    Counts,
+    Feedback,
+    Receipt,
+    Request,
+    Reward,
+    Row,
+    Summary,
+)
+from monitoring.schema import feedback, open_database, requests
+from monitoring.writer import Writer, request_of
+
+__all__ = [
+    "Answered",
+    "ArmSummary",
+    "Counts",
+    "EventLog",
+    "Feedback",
+    "Receipt",
+    "Request",
+    "Reward",
+    "Summary",
+]
+
+
+class EventLog:
+    """The log at `url` (`sqlite:///FILE` or `postgresql://USER@HOST/NAME`), its tables made on first use.
+
+    Safe to use from many threads, and several processes may open the same log. Raises on opening: `BadInput` for an
+    address we do not understand, `StorageUnavailable` for a database that does not answer or is damaged, `HomeTooNew` for
+    one that a newer version wrote. `queue_limit` bounds the rows that may wait for the disk, `batch_limit` the rows of one
+    transaction.
+    """
+
+    def __init__(self, url: str, *, queue_limit: int = 10_000, batch_limit: int = 500) -> None:
+        self.engine = open_database(url)
+        self._writer = Writer(self.engine, queue_limit=queue_limit, batch_limit=batch_limit)
+
+    def close(self) -> None:
+        """Write what is queued and let the database go. Appending afterwards fails."""
+        self._writer.close()
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def queue_depth(self) -> int:
+        """Rows that wait for their transaction."""
+        return self._writer.depth
+
+    @overload
+    def append(self, row: Request) -> Future[None]: ...
+    @overload
+    def append(self, row: Feedback) -> Future[Receipt]: ...
+    def append(self, row: Row) -> Future[Any]:
+        """Queue `row`; the future is resolved once it is durable. It never raises here: the future carries the error.
+
+        A request with an id that is there already is the same request, sent again, or `Conflict`. Feedback on a response
+        that is not there is `NotFound`; with a key that is there already it is not counted (`Conflict` if that key was
+        for another response). `StorageUnavailable` means that nothing was acknowledged: append the same row again.
+        """
+        return self._writer.append(row)
+
+    @overload
+    def record(self, row: Request, *, timeout: float = ...) -> None: ...
+    @overload
+    def record(self, row: Feedback, *, timeout: float = ...) -> Receipt: ...
+    def record(self, row: Row, *, timeout: float = 60.0) -> Receipt | None:
+        """`append`, and wait until it is durable. After `timeout` seconds: `StorageUnavailable`, its outcome unknown."""
+        future = self._writer.append(row)
+        try:
+            result: Receipt | None = future.result(timeout)
+        except TimeoutError:
+            raise StorageUnavailable(f"the event log did not confirm a row within {timeout:g} s; try again") from None
+        return result
+
+    def request(self, identifier: str) -> Request:
+        """The request of that id. Raises `NotFound`."""
+        with storage_errors(self.engine), self.engine.connect() as connection:
+            found = connection.execute(select(requests).where(requests.c.id == identifier)).one_or_none()
+        if found is None:
+            raise NotFound(f"no response has the id {identifier}")
+        return request_of(found)
+
+    def rewards(self, rollout: str) -> list[Reward]:
+        """What users thought of the answers of `rollout`: the first feedback of each response, in order of arrival."""
+        query = (
+            select(
+                requests.c.id,
+                requests.c.unit,
+                requests.c.unit_given,
+                requests.c.arm,
+                requests.c.version,
+                requests.c.propensity,
+                feedback.c.reward,
+                requests.c.at,
+                feedback.c.at.label("feedback_at"),
+                case((requests.c.shadow == requests.c.output, True), else_=False).label("agreed"),
+            )
+            .join_from(requests, feedback, feedback.c.response_id == requests.c.id)
+            .where(requests.c.rollout == rollout, feedback.c.counted)
+            .order_by(feedback.c.sequence)
+        )
+        with storage_errors(self.engine), self.engine.connect() as connection:
+            return [Reward(*found) for found in connection.execute(query)]
+
+    def answered(self, since: datetime, until: datetime, known_by: datetime) -> list[Answered]:
+        """Requests of [`since`, `until`) by time, each with its counted feedback if that had arrived by `known_by`."""
+        known = and_(feedback.c.response_id == requests.c.id, feedback.c.counted, feedback.c.at <= known_by)
+        query = (
+            select(requests, feedback.c.label, feedback.c.reward, feedback.c.at.label("feedback_at"))
+            .join_from(requests, feedback, known, isouter=True)
+            .where(requests.c.at >= since, requests.c.at < until)
+            .order_by(requests.c.at, requests.c.id)
+        )
+        return self._answered(query)
+
+    def told(self, since: datetime, until: datetime) -> list[Answered]:
+        """Requests whose counted feedback arrived in [`since`, `until`), whenever asked: no label falls between months."""
+        query = (
+            select(requests, feedback.c.label, feedback.c.reward, feedback.c.at.label("feedback_at"))
+            .join_from(requests, feedback, and_(feedback.c.response_id == requests.c.id, feedback.c.counted))
+            .where(feedback.c.at >= since, feedback.c.at < until)
+            .order_by(requests.c.at, requests.c.id)
+        )
+        return self._answered(query)
+
+    def counts(self) -> Counts:
+        """How many rows the log has."""
+        query = select(
+            select(func.count()).select_from(requests).scalar_subquery(),
+            select(func.count()).select_from(feedback).scalar_subquery(),
+        )
+        with storage_errors(self.engine), self.engine.connect() as connection:
+            return Counts(*connection.execute(query).one())
+
+    def _answered(self, query: Any) -> list[Answered]:
+        with storage_errors(self.engine), self.engine.connect() as connection:
+            return [
+                Answered(request_of(found), found.label, found.reward, found.feedback_at)
+                for found in connection.execute(query)
+            ]
+
+    def summary(self, since: datetime) -> Summary:
+        """The arms at a glance, over requests asked at or after `since`: cheap enough for a page that refreshes."""
+        recent = requests.c.at >= since
+        counted = and_(feedback.c.response_id == requests.c.id, feedback.c.counted)
+        per_arm = (
+            select(
+                requests.c.arm,
+                func.count().label("requests"),
+                func.sum(case((requests.c.error.is_not(None), 1), else_=0)).label("errors"),
+                func.count(feedback.c.key).label("feedback"),
+                func.avg(feedback.c.reward).label("mean_reward"),
+            )
+            .join_from(requests, feedback, counted, isouter=True)
+            .where(recent)
+            .group_by(requests.c.arm)
+            .order_by(requests.c.arm)
+        )
+        delays = select(feedback.c.delay_seconds.label("value")).join_from(requests, feedback, counted).where(recent)
+        latencies = select(requests.c.arm, requests.c.latency_ms.label("value")).where(recent)
+        with storage_errors(self.engine), self.engine.connect() as connection:
+            arms = connection.execute(per_arm).all()
+            ranked = connection.execute(_percentiles(latencies.subquery(), (50, 95), by="arm")).all()
+            delay = connection.execute(_percentiles(delays.subquery(), (50,))).all()
+        latency = {(found.arm, found.percent): found.value for found in ranked}
+        return Summary(
+            arms=tuple(
+                ArmSummary(
+                    arm=found.arm,
+                    requests=found.requests,
+                    errors=found.errors,
+                    feedback=found.feedback,
+                    mean_reward=found.mean_reward,
+                    latency_ms_p50=latency[found.arm, 50],
+                    latency_ms_p95=latency[found.arm, 95],
+                )
+                for found in arms
+            ),
+            median_feedback_delay_seconds=delay[0].value if delay else None,
+        )
+
+
+def _percentiles(values: Any, percents: tuple[int, ...], by: str | None = None) -> Any:
+    """Nearest-rank percentiles of `values.value`, within each `by`: rows of (by, percent, value).
+
+    Written with window functions, which both databases have; SQLite has no percentile function.
+    """
+    group = (values.c[by],) if by else ()
+    ranked = select(
+        *group,
+        values.c.value,
+        func.row_number().over(partition_by=group or None, order_by=values.c.value).label("rank"),
+        func.count().over(partition_by=group or None).label("size"),
+    ).subquery()
+    parts = []
+    for percent in percents:
+        of_group = (ranked.c[by],) if by else ()
+        nearest = (ranked.c.size * percent + 99) // 100
+        parts.append(
+            select(*of_group, literal(percent).label("percent"), ranked.c.value).where(ranked.c.rank == nearest)
+        )
+    return parts[0].union_all(*parts[1:]) if len(parts) > 1 else parts[0]

@@ -1,0 +1,189 @@
+"""The tables of the event log.
+
+Knows what is stored; not how its database is opened (`monitoring/database.py`), when it is written (`monitoring/writer.py`)
+or what is asked of it (`monitoring/events.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    inspect,
+    select,
+    text,
+)
+from sqlalchemy.types import TypeDecorator
+
+from evermoe.errors import HomeTooNew, StorageUnavailable
+from monitoring.database import LOCK_WAIT_SECONDS, connect, storage_errors, writing
+
+SCHEMA_VERSION = 1
+PART = "events"
+_ADVISORY_LOCK = 0x45564D4F  # any number, the same in every process that creates these tables
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime, stored in UTC. SQLite has no time zones, so there the UTC time is stored without one."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class AnyText(TypeDecorator[str]):
+    """Any Python string, given back as it was.
+
+    PostgreSQL stores no NUL and UTF-8 no lone surrogate, yet a JSON body may hold both (`"\\u0000"`, `"\\ud800"`). They are
+    written as the control character SUB and four hexadecimal digits; so is SUB itself.
+    """
+
+    impl = Text
+    cache_ok = True
+    _unstorable = re.compile("[\x00\x1a\ud800-\udfff]")
+    _escaped = re.compile("\x1a([0-9a-f]{4})")
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value if value is None else self._unstorable.sub(lambda found: f"\x1a{ord(found[0]):04x}", value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None or "\x1a" not in value:
+            return value
+        return self._escaped.sub(lambda found: chr(int(found[1], 16)), value)
+
+
+class AsJson(TypeDecorator[Any]):
+    """Numbers and names as JSON text: the log never searches inside them."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return None if value is None else json.loads(value)
+
+
+METADATA = MetaData()
+
+schema_versions = Table(
+    "schema_versions",
+    METADATA,
+    Column("part", AnyText, primary_key=True),
+    Column("version", Integer, nullable=False),
+)
+
+requests = Table(
+    "requests",
+    METADATA,
+    Column("id", AnyText, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("kind", AnyText, nullable=False),
+    Column("unit", AnyText, nullable=False),
+    Column("unit_given", Boolean, nullable=False),
+    Column("input", AnyText, nullable=False),
+    Column("output", AnyText, nullable=False),
+    Column("scores", AsJson),
+    Column("rollout", AnyText),
+    Column("arm", AnyText, nullable=False),
+    Column("version", AnyText, nullable=False),
+    Column("propensity", Float(53), nullable=False),
+    Column("latency_ms", Float(53), nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("experts", AsJson, nullable=False),
+    Column("error", AnyText),
+    Column("shadow", AnyText),
+    Index("requests_by_time", "at", "arm"),
+    Index("requests_by_rollout", "rollout"),
+)
+
+feedback = Table(
+    "feedback",
+    METADATA,
+    Column("sequence", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("key", AnyText, nullable=False, unique=True),
+    Column("response_id", AnyText, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("score", Float(53)),
+    Column("label", AnyText),
+    Column("counted", Boolean, nullable=False),
+    Column("reward", Float(53)),
+    Column("delay_seconds", Float(53), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# One counted feedback a response, held by the database itself: two gateways may write at the same moment.
+Index(
+    "feedback_counted_once",
+    feedback.c.response_id,
+    unique=True,
+    sqlite_where=feedback.c.counted,
+    postgresql_where=feedback.c.counted,
+)
+
+
+def open_database(url: str) -> Engine:
+    """The engine of `url` with the tables in place. Raises `BadInput`, `StorageUnavailable`, `HomeTooNew`."""
+    engine = connect(url)
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    try:
+        while True:
+            try:
+                with storage_errors(engine), writing(engine) as connection:
+                    _create_tables(connection)
+                return engine
+            except StorageUnavailable as error:
+                # Turning a new SQLite file to WAL fails at once when another process is doing the same.
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+    except BaseException:
+        engine.dispose()
+        raise
+
+
+def _create_tables(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":  # two gateways may start on an empty database together
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _ADVISORY_LOCK})
+    if inspect(connection).has_table(schema_versions.name):
+        found = connection.scalar(select(schema_versions.c.version).where(schema_versions.c.part == PART))
+        if found is not None and found > SCHEMA_VERSION:
+            raise HomeTooNew(
+                f"the event log was written by a newer Evermoe (format {found}, this one reads {SCHEMA_VERSION}); "
+                "upgrade Evermoe"
+            )
+        if found is not None:
+            return
+    METADATA.create_all(connection)
+    connection.execute(schema_versions.insert().values(part=PART, version=SCHEMA_VERSION))
