@@ -1,0 +1,79 @@
+"""Carrying out a decision on a rollout: ledger, then alias, then MLflow. The one way it is done, by a flow or by hand.
+
+The ledger is the truth and comes first; the alias and MLflow's runs follow from it and are made good by `settle` where a
+process died in between. Knows nothing of how a decision was reached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from registry.evidence import Verdict
+from registry.ledger import Ledger
+from registry.rollout import Decision, Rollout
+from registry.tracking import Tracking
+from registry.versions import Versions
+
+PROMOTED = "evermoe.promoted_by"
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The three books that a decision is written into."""
+
+    ledger: Ledger
+    versions: Versions
+    tracking: Tracking
+
+    def open(self, rollout: Rollout, by: str) -> Rollout:
+        """Put a challenger on trial. The same rollout again changes nothing. Raises `Conflict` as `Ledger.open` does."""
+        opened = self.ledger.open(rollout, by)
+        if opened.open:
+            self.versions.set_alias("challenger", opened.challenger)
+        self.tracking.decisions(opened, self.ledger.history(opened.id))
+        return opened
+
+    def apply(self, rollout: Rollout, decision: Decision, by: str, now: datetime, verdict: Verdict) -> Rollout:
+        """Carry out a decision made on `rollout` as it was read, and record it. Raises `Conflict` when it has changed since."""
+        after = self.carry_out(rollout, decision, by, now, verdict)
+        self.record(after, verdict, now)
+        return after
+
+    def carry_out(self, rollout: Rollout, decision: Decision, by: str, now: datetime, verdict: Verdict) -> Rollout:
+        """Ledger and aliases: what users meet. Raises `Conflict` when the rollout has changed since it was read."""
+        after = self.ledger.apply(rollout.id, decision, by, now, evidence_of(verdict), revision=rollout.revision)
+        if not after.open:
+            self.settle()
+        return after
+
+    def record(self, rollout: Rollout, verdict: Verdict, now: datetime) -> None:
+        """MLflow: a point on the rollout's curves, and a run for each decision that has none yet."""
+        self.tracking.look(rollout, verdict, now)
+        self.tracking.decisions(rollout, self.ledger.history(rollout.id))
+
+    def settle(self) -> None:
+        """Make the aliases say what the ledger says: the last promoted challenger is champion, nobody waits unless on trial.
+
+        A promotion is carried out once, and its version's tag says so: an alias that a person moved back since stays there.
+        """
+        rollouts = self.ledger.list()
+        last = next((one for one in reversed(rollouts) if not one.open), None)
+        if last is not None and last.status == "promoted":
+            promoted = self.versions.get(last.challenger)
+            if promoted.tags.get(PROMOTED) != last.id:
+                self.versions.set_alias("champion", last.challenger)
+                self.versions.tag(last.challenger, {PROMOTED: last.id})
+        if rollouts and not rollouts[-1].open:
+            self.versions.drop_alias("challenger")
+
+
+def evidence_of(verdict: Verdict) -> dict[str, Any]:
+    """What the audit and MLflow keep of a verdict."""
+    figures = asdict(verdict)
+    low, high = figures.pop("interval")
+    rewards, means = figures.pop("rewards"), figures.pop("means")
+    flat = {f"rewards_{arm}": count for arm, count in rewards.items()}
+    flat |= {f"mean_{arm}": mean for arm, mean in means.items() if mean is not None}
+    return {**figures, "at": verdict.at.isoformat(), "lift_low": low, "lift_high": high, **flat}

@@ -1,0 +1,278 @@
+"""The book of rollouts: their present state, and an append-only, hash-chained audit of everything that changed them.
+
+Knows how to store and fence rollouts; what should happen next is `rollout.decide`'s, who may ask is the edge's. Shares its
+database with the event log (SQLite or PostgreSQL by URL) but neither its tables nor its schema version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from evermoe.errors import Conflict, HomeTooNew, NotFound, StorageUnavailable
+from monitoring import database
+from registry import audit
+from registry.audit import AUDIT, AuditRow, Verification, metadata, storable, stored
+from registry.rollout import Decision, Rollout, transition
+
+SCHEMA = 1
+_POSTGRES_LOCK = 0x65766572  # one writer at a time; SQLite locks the file by itself
+
+_schema = sa.Table("ledger_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
+_rollouts = sa.Table(
+    "rollouts",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("month", sa.Text, nullable=False),
+    sa.Column("champion", sa.Text, nullable=False),
+    sa.Column("challenger", sa.Text, nullable=False),
+    sa.Column("salt", sa.Text, nullable=False, unique=True),
+    sa.Column("share", sa.Float, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("opened_at", sa.Text, nullable=False),
+    sa.Column("step_started_at", sa.Text, nullable=False),
+    sa.Column("closed_at", sa.Text),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("open_slot", sa.Integer, unique=True),  # 1 while running or paused, else NULL: there is one slot
+    sa.UniqueConstraint("month", "champion"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a gateway needs to route: two versions, a salt and a share. `revision` changes whenever any of them may have."""
+
+    rollout: str
+    champion: str
+    challenger: str
+    salt: str
+    share: float
+    revision: int
+
+
+class Ledger:
+    """The rollouts of one database. Safe to use from several threads and processes."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = database.connect(url)
+        try:
+            self._prepare()
+        except sa.exc.DBAPIError as error:
+            raise StorageUnavailable(f"the rollout ledger cannot be opened: {_first_line(error)}") from None
+
+    def open(self, rollout: Rollout, by: str, evidence: Mapping[str, Any] | None = None) -> Rollout:
+        """Store a new rollout. The same month, champion and challenger again returns the one that is stored (a retry).
+
+        Raises `Conflict` when that month already opened another challenger against this champion, or when a rollout is open.
+        """
+        with self._writing() as db:
+            same = (
+                db.execute(_rollouts.select().filter_by(month=rollout.month, champion=rollout.champion))
+                .mappings()
+                .first()
+            )
+            if same is not None:
+                if same["challenger"] == rollout.challenger:
+                    return _rollout(same)
+                raise Conflict(
+                    f"{rollout.month} already opened rollout {same['id']} against version {rollout.champion} ({same['status']})"
+                )
+            other = db.execute(_rollouts.select().where(_rollouts.c.open_slot == 1)).mappings().first()
+            if other is not None:
+                raise Conflict(
+                    f"rollout {other['id']} is still {other['status']}; promote, abort or supersede it first"
+                )
+            if db.execute(_rollouts.select().filter_by(id=rollout.id)).first() is not None:
+                raise Conflict(f"a rollout {rollout.id} exists already; give the new one another id")
+            db.execute(_rollouts.insert().values(**_values(rollout)))
+            reason = rollout.reason or f"{rollout.month}: version {rollout.challenger} against {rollout.champion}"
+            _write_down(db, rollout, rollout.opened_at, by, "open", reason, evidence)
+            return rollout
+
+    def apply(
+        self,
+        rollout_id: str,
+        decision: Decision,
+        by: str,
+        now: datetime,
+        evidence: Mapping[str, Any] | None = None,
+        *,
+        revision: int | None = None,
+    ) -> Rollout:
+        """Carry out a decision and write it to the audit, both or neither. A hold changes and writes nothing.
+
+        `revision` is the one the decision was made on: when the rollout has changed since, the decision is stale and
+        `Conflict` is raised. None decides on whatever stands. Raises `NotFound`, and `Conflict` when the state forbids it.
+        """
+        with self._writing() as db:
+            before = _found(db, rollout_id)
+            if revision is not None and before.revision != revision:
+                raise Conflict(
+                    f"rollout {rollout_id} changed meanwhile (revision {before.revision}, decided on {revision}); look again"
+                )
+            after = transition(before, decision, now)
+            if after is before:
+                return before
+            changed = db.execute(
+                _rollouts.update().filter_by(id=rollout_id, revision=before.revision).values(**_values(after))
+            )
+            if changed.rowcount != 1:
+                raise Conflict(f"rollout {rollout_id} changed meanwhile; look again")
+            _write_down(db, after, now, by, decision.action, decision.reason, evidence)
+            return after
+
+    def running(self) -> Rollout | None:
+        """The rollout that is running or paused, if any. There is never more than one."""
+        with self._reading() as db:
+            row = db.execute(_rollouts.select().where(_rollouts.c.open_slot == 1)).mappings().first()
+            return None if row is None else _rollout(row)
+
+    def plan(self) -> Plan | None:
+        """How to route now, or None when every unit meets the champion."""
+        if (rollout := self.running()) is None:
+            return None
+        return Plan(rollout.id, rollout.champion, rollout.challenger, rollout.salt, rollout.share, rollout.revision)
+
+    def get(self, rollout_id: str) -> Rollout:
+        """One rollout. Raises `NotFound`."""
+        with self._reading() as db:
+            return _found(db, rollout_id)
+
+    def find(self, month: str, champion: str) -> Rollout | None:
+        """The rollout that this month opened against this champion, if it did."""
+        with self._reading() as db:
+            row = db.execute(_rollouts.select().filter_by(month=month, champion=champion)).mappings().first()
+            return None if row is None else _rollout(row)
+
+    def list(self) -> tuple[Rollout, ...]:
+        """All rollouts, the oldest first."""
+        with self._reading() as db:
+            opened = sa.select(AUDIT.c.rollout, AUDIT.c.number).where(AUDIT.c.action == "open").subquery()
+            rows = db.execute(
+                _rollouts.select()
+                .outerjoin_from(_rollouts, opened, opened.c.rollout == _rollouts.c.id)
+                .order_by(opened.c.number)
+            )
+            return tuple(_rollout(row) for row in rows.mappings())
+
+    def history(self, rollout_id: str | None = None) -> tuple[AuditRow, ...]:
+        """The audit rows of one rollout, or of all, the oldest first. Raises `NotFound`."""
+        with self._reading() as db:
+            query = AUDIT.select().order_by(AUDIT.c.number)
+            if rollout_id is not None:
+                _found(db, rollout_id)
+                query = query.where(AUDIT.c.rollout == rollout_id)
+            return tuple(audit.read(dict(row)) for row in db.execute(query).mappings())
+
+    def verify(self) -> Verification:
+        """Recompute the audit's chain and compare it with the rollouts, while nobody writes."""
+        with self._writing() as db:
+            rows = db.execute(AUDIT.select().order_by(AUDIT.c.number)).mappings().all()
+            revisions = {row.id: row.revision for row in db.execute(sa.select(_rollouts.c.id, _rollouts.c.revision))}
+        return audit.verify([dict(row) for row in rows], revisions)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _prepare(self) -> None:
+        """Make the tables on first use; refuse those of a newer version."""
+        with self._engine.connect() as db:
+            if sa.inspect(db).has_table("ledger_schema"):
+                written = db.scalar(sa.select(sa.func.max(_schema.c.version)))
+                if written is not None:
+                    if written > SCHEMA:
+                        raise HomeTooNew(
+                            f"the rollout ledger has format {written}, this Evermoe reads {SCHEMA}; upgrade Evermoe"
+                        )
+                    return
+        with self._writing() as db:
+            metadata.create_all(db)
+            audit.protect(db)
+            if db.scalar(sa.select(sa.func.count()).select_from(_schema)) == 0:
+                db.execute(_schema.insert().values(version=SCHEMA))
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction with no other writer beside it, so that the audit has one last row."""
+        with self._errors(), database.writing(self._engine) as db:
+            if db.dialect.name == "postgresql":
+                db.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRES_LOCK})
+            yield db
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._errors(), self._engine.connect() as db:
+            yield db
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.IntegrityError as error:
+            raise Conflict(f"the rollout ledger refused this: {_first_line(error)}") from None
+        except sa.exc.OperationalError as error:
+            raise StorageUnavailable(
+                f"the rollout ledger is not available: {_first_line(error)}; nothing was changed"
+            ) from None
+
+
+def _write_down(
+    db: Connection,
+    rollout: Rollout,
+    at: datetime,
+    by: str,
+    action: str,
+    reason: str,
+    evidence: Mapping[str, Any] | None,
+) -> None:
+    audit.append(
+        db,
+        rollout=rollout.id,
+        revision=rollout.revision,
+        at=at,
+        by=by,
+        action=action,
+        share=rollout.share,
+        reason=reason,
+        evidence=evidence or {},
+    )
+
+
+def _found(db: Connection, rollout_id: str) -> Rollout:
+    row = db.execute(_rollouts.select().filter_by(id=rollout_id)).mappings().first()
+    if row is None:
+        raise NotFound(f"no rollout {rollout_id!r}; `evermoe rollout history` lists them")
+    return _rollout(row)
+
+
+def _values(rollout: Rollout) -> dict[str, Any]:
+    values = {field.name: getattr(rollout, field.name) for field in fields(rollout)}
+    for name in ("opened_at", "step_started_at", "closed_at"):
+        values[name] = None if values[name] is None else stored(values[name])
+    return values | {"reason": storable(rollout.reason), "open_slot": 1 if rollout.open else None}
+
+
+def _rollout(row: RowMapping) -> Rollout:
+    values = {field.name: row[field.name] for field in fields(Rollout)}
+    for name in ("opened_at", "step_started_at", "closed_at"):
+        values[name] = None if values[name] is None else datetime.fromisoformat(values[name])
+    return Rollout(**values)
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", error)).strip().splitlines()[0]

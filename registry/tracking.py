@@ -1,0 +1,262 @@
+"""The month as a reviewer reads it in MLflow: one run a month, a child run for each step, a run for each rollout decision.
+
+    2025-06
+    ├─ drift       report (HTML), scores, verdict
+    ├─ snapshot    the rows as an MLflow dataset, its digest the md5 DVC tracks
+    ├─ train       parameters, curves
+    ├─ distil      parameters, curves
+    ├─ gates       each gate's figures
+    └─ rollout     share, e-values, lift and interval as curves over looks
+       ├─ open at 0.05
+       ├─ advance to 0.1
+       └─ promote
+
+Knows MLflow's runs and nothing of what the steps do. Uses a client, never MLflow's global "active run", because flows run in
+several processes and threads. Every run is found again by its key, so a retried step goes on in the run it began.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run, RunTag
+
+from evermoe.errors import BadInput
+from registry.audit import AuditRow
+from registry.evidence import Verdict
+from registry.mlflow_client import connect, experiment_id
+from registry.rollout import Rollout
+from registry.snapshots import Snapshot
+
+StepName = Literal["drift", "snapshot", "train", "distil", "gates", "rollout"]
+STEPS: tuple[StepName, ...] = ("drift", "snapshot", "train", "distil", "gates", "rollout")
+_BATCH = 1000  # metrics in one call, MLflow's limit
+_creating = threading.Lock()
+
+
+class StepRun:
+    """One run of the tree, open for logging."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.client = client
+        self.run_id = run_id
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters. MLflow keeps the first value of each; what a retry changed is kept in a tag `retried.<name>`."""
+        known = self.client.get_run(self.run_id).data.params
+        new = {name: str(value)[:6000] for name, value in values.items()}
+        self.client.log_batch(
+            self.run_id,
+            params=[Param(name, value) for name, value in new.items() if name not in known],
+            tags=[
+                RunTag(f"retried.{name}", value[:5000])
+                for name, value in new.items()
+                if known.get(name, value) != value
+            ],
+        )
+
+    def metrics(self, values: Mapping[str, float], *, step: int = 0, at: datetime | None = None) -> None:
+        """Log one value of each metric. `at` is the time on MLflow's axis; None takes the clock's."""
+        self._log([_metric(name, value, step, at) for name, value in values.items()])
+
+    def curve(self, name: str, points: Iterable[tuple[int, float]]) -> None:
+        """Log a whole curve, (step, value) by (step, value)."""
+        self._log([_metric(name, value, step, None) for step, value in points])
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags, replacing those that are there."""
+        self.client.log_batch(self.run_id, tags=[RunTag(name, str(value)[:5000]) for name, value in values.items()])
+
+    def describe(self, text: str) -> None:
+        """The note that MLflow shows above the run (Markdown)."""
+        self.client.set_tag(self.run_id, "mlflow.note.content", text)
+
+    def html(self, content: str, name: str) -> None:
+        """Keep a page as an artifact, `drift/report.html` say; MLflow shows it in place."""
+        self.client.log_text(self.run_id, content, name)
+
+    def figure(self, figure: Any, name: str) -> None:
+        """Keep a matplotlib or plotly figure as an artifact, `accuracy.png` say."""
+        self.client.log_figure(self.run_id, figure, name)
+
+    def record(self, content: Mapping[str, Any], name: str) -> None:
+        """Keep data as a JSON artifact."""
+        self.client.log_text(self.run_id, json.dumps(content, indent=1, ensure_ascii=False, default=str), name)
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Keep a file, or all of a folder, as artifacts."""
+        if path.is_dir():
+            self.client.log_artifacts(self.run_id, str(path), folder)
+        else:
+            self.client.log_artifact(self.run_id, str(path), folder)
+
+    def dataset(self, snapshot: Snapshot, context: str) -> None:
+        """Name a snapshot as this run's input: `snapshot-2025-06` with DVC's md5 as its digest. `context` as in "training"."""
+        columns = [{"type": "string", "name": name, "required": True} for name in ("text", "label", "unit", "source")]
+        columns.append({"type": "datetime", "name": "at", "required": True})
+        entity = Dataset(
+            name=f"snapshot-{snapshot.name}",
+            digest=snapshot.md5,
+            source_type="local",
+            source=json.dumps({"uri": str(snapshot.path)}),
+            schema=json.dumps({"mlflow_colspec": columns}),
+            profile=json.dumps({"num_rows": snapshot.rows}),
+        )
+        self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+    def produced(self, model_id: str) -> None:
+        """Name a logged model as this run's output, so that MLflow links the two."""
+        known = self.client.get_run(self.run_id).outputs
+        if known is None or model_id not in {output.model_id for output in known.model_outputs}:
+            self.client.log_outputs(self.run_id, [LoggedModelOutput(model_id, step=0)])
+
+    def _log(self, metrics: Sequence[Metric]) -> None:
+        for start in range(0, len(metrics), _BATCH):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + _BATCH])
+
+
+class Tracking:
+    """The platform's experiment. Raises `ServiceUnreachable` or `StorageUnavailable` at once when MLflow is not there."""
+
+    def __init__(self, tracking_uri: str, artifacts: Path | None = None) -> None:
+        self.uri = tracking_uri
+        self.client = connect(tracking_uri)
+        self.experiment = experiment_id(self.client, artifacts)
+
+    def month_run(self, month: str) -> str:
+        """The run of a month ("2025-06"), made on first use: its id."""
+        return self._find_or_create(month, f"month:{month}", {"evermoe.month": month, "evermoe.kind": "month"}, None)
+
+    @contextmanager
+    def step(self, month: str, name: StepName, attempt_key: str) -> Iterator[StepRun]:
+        """The run of a month's step. The same key goes on in the same run; an exception marks it failed and says why."""
+        if name not in STEPS:
+            raise BadInput(f"{name!r} is no step of a month; the steps are {', '.join(STEPS)}")
+        parent = self.month_run(month)
+        run = self._step_run(month, name, attempt_key, parent)
+        self.client.update_run(run.run_id, status="RUNNING")
+        try:
+            yield run
+        except BaseException as error:
+            run.tags({"evermoe.error": f"{type(error).__name__}: {error}"})
+            self._end(run.run_id, parent, "FAILED")
+            raise
+        if "evermoe.error" in self.client.get_run(run.run_id).data.tags:
+            run.tags({"evermoe.error": ""})
+        self._end(run.run_id, parent, "FINISHED")
+
+    def look(self, rollout: Rollout, verdict: Verdict, now: datetime) -> str:
+        """Add what one look at a rollout saw to its curves; the x axis is minutes since it opened. Returns the run's id."""
+        run = self._rollout_run(rollout)
+        minute = max(0, int((now - rollout.opened_at).total_seconds() // 60))
+        values = {
+            "share": rollout.share,
+            "e_promote": verdict.e_promote,
+            "e_abort": verdict.e_abort,
+            "lift": verdict.lift,
+            "lift_low": verdict.interval[0],
+            "lift_high": verdict.interval[1],
+        }
+        values |= {f"rewards_{arm}": float(count) for arm, count in verdict.rewards.items()}
+        values |= {f"mean_{arm}": mean for arm, mean in verdict.means.items() if mean is not None}
+        run.metrics(values, step=minute, at=now)
+        return run.run_id
+
+    def decisions(self, rollout: Rollout, history: Sequence[AuditRow]) -> str:
+        """Give every row of a rollout's audit a run of its own, once, by hand or by flow. Returns the rollout run's id."""
+        parent = self._rollout_run(rollout)
+        logged = {
+            run.data.tags.get("evermoe.key") for run in self._search(f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
+        }
+        for row in history:
+            if (key := f"decision:{row.rollout}:{row.revision}") in logged:
+                continue
+            tags = {"evermoe.month": rollout.month, "evermoe.kind": "decision", "evermoe.action": row.action}
+            run = StepRun(self.client, self._find_or_create(_title(row), key, tags, parent.run_id, row.at))
+            run.params({"action": row.action, "by": row.by, "at": row.at.isoformat(), "revision": row.revision})
+            run.tags({"evermoe.reason": row.reason, "evermoe.audit_hash": row.hash})
+            run.describe(f"**{_title(row)}** by {row.by}: {row.reason}")
+            figures = {
+                k: float(v) for k, v in row.evidence.items() if isinstance(v, int | float) and not isinstance(v, bool)
+            }
+            run.metrics({"share": row.share} | figures, at=row.at)
+            run.record(row.evidence, "evidence.json")
+            self.client.set_terminated(run.run_id, "FINISHED")
+        if not rollout.open:
+            parent.tags({"evermoe.decision": rollout.status, "evermoe.reason": rollout.reason})
+            parent.describe(f"**{rollout.status}**: {rollout.reason}")
+            self._end(parent.run_id, self.month_run(rollout.month), "FINISHED")
+        return parent.run_id
+
+    def _rollout_run(self, rollout: Rollout) -> StepRun:
+        run = self._step_run(rollout.month, "rollout", rollout.id, self.month_run(rollout.month))
+        run.params({"champion": rollout.champion, "challenger": rollout.challenger, "salt": rollout.salt})
+        return run
+
+    def _step_run(self, month: str, name: StepName, key: str, parent: str) -> StepRun:
+        tags = {"evermoe.month": month, "evermoe.kind": name}
+        return StepRun(self.client, self._find_or_create(name, f"{name}:{month}:{key}", tags, parent))
+
+    def _find_or_create(
+        self, name: str, key: str, tags: Mapping[str, str], parent: str | None, at: datetime | None = None
+    ) -> str:
+        """The run with this key. Of two processes that make it at once, the later one takes its own away again."""
+        with _creating:
+            if found := self._search(_tagged(key)):
+                return str(found[0].info.run_id)
+            all_tags = {"evermoe.key": key, **tags} | ({"mlflow.parentRunId": parent} if parent else {})
+            if at is not None:
+                all_tags["evermoe.at"] = at.astimezone(UTC).isoformat()
+            mine = self.client.create_run(self.experiment, run_name=name, tags=all_tags).info.run_id
+            first = self._search(_tagged(key))[0].info.run_id
+            if first != mine:
+                self.client.delete_run(mine)
+            return str(first)
+
+    def _search(self, condition: str) -> list[Run]:
+        """Runs that match, the oldest first, all pages."""
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment], condition, max_results=1000, order_by=["start_time ASC"], page_token=token
+            )
+            found += page
+            if not (token := page.token):
+                return found
+
+    def _end(self, run_id: str, parent: str, status: str) -> None:
+        """Between steps the month's run is as finished, or failed, as its last step."""
+        self.client.set_terminated(run_id, status)
+        self.client.set_terminated(parent, status)
+
+
+def _tagged(key: str) -> str:
+    if "'" in key:
+        raise BadInput(f"{key}: MLflow cannot search for a key with a quote in it")
+    return f"tags.`evermoe.key` = '{key}'"
+
+
+def _title(row: AuditRow) -> str:
+    return {
+        "open": f"open at {row.share:g}",
+        "advance": f"advance to {row.share:g}",
+        "share": f"share {row.share:g}",
+    }.get(row.action, row.action)
+
+
+def _metric(name: str, value: float, step: int, at: datetime | None) -> Metric:
+    """A metric that MLflow's databases can store: infinities are cut, as MLflow itself would."""
+    number = float(value)
+    if math.isinf(number):
+        number = math.copysign(1.7976931348623157e308, number)
+    moment = datetime.now(UTC) if at is None else at
+    return Metric(name, number, int(moment.timestamp() * 1000), step)

@@ -1,0 +1,285 @@
+"""Model versions in MLflow: safetensors folders behind a code-based pyfunc, with lineage, and the two aliases that matter.
+
+Knows folders and MLflow's registry; not what the weights mean, and never unpickles anything: a version is the folder
+`model.save` wrote plus a small script (`loader`) that MLflow runs to load it ("models from code"). So
+`mlflow.pyfunc.load_model("models:/evermoe@champion")` works wherever Evermoe is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import mlflow
+import mlflow.artifacts
+import mlflow.pyfunc
+from mlflow.entities import LoggedModel, Metric
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from evermoe.errors import BadInput, NotFound, StorageUnavailable
+from registry.mlflow_client import connect, experiment_id
+
+NAME = "evermoe"
+WEIGHTS = "weights"
+Alias = Literal["champion", "challenger"]
+_registering = threading.Lock()
+_PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt"}
+_REQUIREMENTS = ("evermoe", "torch", "transformers", "tokenizers", "safetensors", "mlflow")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version. `model_id` is MLflow's logged model, `run_id` the run that made it, `parent` a version or None."""
+
+    version: str
+    month: str
+    parent: str | None
+    run_id: str | None
+    model_id: str
+    source: str
+    description: str
+    tags: dict[str, str]
+    aliases: tuple[str, ...]
+    created_at: datetime
+
+
+class Versions:
+    """The registered model `evermoe`. `cache` is where weights from a remote store are kept (None: a temporary folder)."""
+
+    def __init__(self, tracking_uri: str, cache: Path | None = None, artifacts: Path | None = None) -> None:
+        self.uri = tracking_uri
+        self.client = connect(tracking_uri)
+        self.cache = cache
+        self._experiment = experiment_id(self.client, artifacts)
+
+    def register(
+        self,
+        folder: Path,
+        *,
+        month: str,
+        parent: str | None,
+        run_id: str | None,
+        loader: Path,
+        description: str,
+        tags: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> Version:
+        """Log a model folder and register it. The same month and parent again returns the version that stands (a retry).
+
+        Raises `BadInput` when the folder holds no safetensors or something pickled, or the loader is not there.
+        """
+        if (known := self.find(month, parent)) is not None:
+            return known
+        _check(folder, loader)
+        labels = {str(name): str(value) for name, value in (tags or {}).items()}
+        labels |= {"evermoe.month": month, "evermoe.parent": parent or ""}
+        logged = self.client.create_logged_model(
+            self._experiment, name=f"{NAME}-{month}", source_run_id=run_id, tags=labels, model_type="language model"
+        )
+        try:
+            with tempfile.TemporaryDirectory() as draft:
+                _save(Path(draft), folder, loader, logged, run_id)
+                self.client.log_model_artifacts(logged.model_id, str(Path(draft) / "model"))
+        except OSError as error:
+            self.client.finalize_logged_model(logged.model_id, "FAILED")
+            raise StorageUnavailable(f"the model of {month} could not be stored: {error.strerror or error}") from None
+        self.client.finalize_logged_model(logged.model_id, "READY")
+        if metrics and run_id:
+            now = int(datetime.now(UTC).timestamp() * 1000)
+            self.client.log_batch(
+                run_id,
+                metrics=[Metric(name, float(v), now, 0, model_id=logged.model_id) for name, v in metrics.items()],
+            )
+        self._ensure_model()
+        with _global_uri(self.uri):
+            made = self.client.create_model_version(
+                NAME,
+                source=f"models:/{logged.model_id}",  # by which MLflow's UI links version and model
+                model_id=logged.model_id,
+                run_id=run_id,
+                tags=labels,
+                description=description,
+                await_creation_for=0,
+            )
+        return self.get(str(made.version))
+
+    def champion(self) -> Version | None:
+        """The version that serves, if any."""
+        return self._aliased("champion")
+
+    def challenger(self) -> Version | None:
+        """The version that is to prove itself, if any."""
+        return self._aliased("challenger")
+
+    def set_alias(self, alias: Alias, version: str) -> None:
+        """Point an alias at a version, away from any other. Raises `NotFound`."""
+        self.get(version)
+        self.client.set_registered_model_alias(NAME, alias, version)
+
+    def drop_alias(self, alias: Alias) -> None:
+        """Point an alias at nothing."""
+        if self._aliased(alias) is not None:
+            self.client.delete_registered_model_alias(NAME, alias)
+
+    def tag(self, version: str, tags: Mapping[str, Any]) -> None:
+        """Add tags to a version. Raises `NotFound`."""
+        self.get(version)
+        for name, value in tags.items():
+            self.client.set_model_version_tag(NAME, version, name, str(value))
+
+    def get(self, version: str) -> Version:
+        """One version. Raises `NotFound`."""
+        try:
+            return _version(self.client.get_model_version(NAME, version))
+        except MlflowException as error:
+            raise NotFound(f"no version {version!r} of {NAME}: {str(error).splitlines()[0]}") from None
+
+    def all(self) -> tuple[Version, ...]:
+        """All versions, the oldest first, aliases included."""
+        try:
+            aliases = self.client.get_registered_model(NAME).aliases
+        except MlflowException:
+            return ()
+        by_version: dict[str, list[str]] = {}
+        for alias, number in aliases.items():
+            by_version.setdefault(str(number), []).append(alias)
+        found, token = [], None
+        while True:  # a search leaves the aliases out
+            page = self.client.search_model_versions(f"name = '{NAME}'", max_results=1000, page_token=token)
+            found += [_version(one, by_version.get(str(one.version), [])) for one in page]
+            if not (token := page.token):
+                return tuple(sorted(found, key=lambda one: int(one.version)))
+
+    def find(self, month: str, parent: str | None) -> Version | None:
+        """The version made in this month from this parent, if it was."""
+        return next((one for one in self.all() if (one.month, one.parent) == (month, parent)), None)
+
+    def weights(self, version: str) -> Path:
+        """The folder that `model.from_pretrained` loads, brought here first when the store is remote. Raises `NotFound`."""
+        found = self.get(version)
+        location = self.client.get_logged_model(found.model_id).artifact_location.rstrip("/")
+        local = _local(location)
+        place = self._brought(found.model_id, location) if local is None else local / "artifacts" / WEIGHTS
+        if not (place / "config.json").exists():
+            raise NotFound(f"version {version} has no weights at {place}; its artifacts were moved or deleted")
+        return place
+
+    def _brought(self, model_id: str, location: str) -> Path:
+        """The weights in the cache, brought there once, whole or not at all."""
+        folder = (self.cache or Path(tempfile.gettempdir()) / "evermoe-weights") / model_id
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
+                mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"{location}/artifacts", dst_path=draft, tracking_uri=self.uri
+                )
+                try:
+                    next(Path(draft).rglob(WEIGHTS)).parent.rename(folder)
+                except OSError:
+                    if not folder.exists():  # else: another process brought it first
+                        raise
+        return folder / WEIGHTS
+
+    def _aliased(self, alias: Alias) -> Version | None:
+        try:
+            return _version(self.client.get_model_version_by_alias(NAME, alias))
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def _ensure_model(self) -> None:
+        try:
+            self.client.create_registered_model(
+                NAME, description="A mixture-of-experts language model that is updated monthly"
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+def _check(folder: Path, loader: Path) -> None:
+    """Refuse to register what could not be loaded, or what would run code on being loaded."""
+    if not loader.is_file():
+        raise BadInput(f"{loader}: the script that loads a version is not there")
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise BadInput(f"{folder}: not a model folder; it needs config.json and *.safetensors")
+    if pickled := [path for path in sorted(folder.rglob("*")) if path.suffix in _PICKLES]:
+        raise BadInput(f"{pickled[0]}: pickled weights are not registered; save the model as safetensors")
+
+
+def _save(draft: Path, folder: Path, loader: Path, logged: LoggedModel, run_id: str | None) -> None:
+    """Write the MLflow model: MLmodel, the loader script, requirements, and the folder under artifacts/weights."""
+    named = draft / WEIGHTS  # MLflow names an artifact after its folder
+    shutil.copytree(folder, named, copy_function=_link)
+    mlflow.pyfunc.save_model(
+        str(draft / "model"),
+        python_model=str(loader),
+        artifacts={WEIGHTS: str(named)},
+        pip_requirements=_requirements(),  # named here, because MLflow would start a process to guess them
+        mlflow_model=Model(run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id),
+    )
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for a file where the disk allows it, else a copy: weights are large, and MLflow copies them itself."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+@contextmanager
+def _global_uri(uri: str) -> Iterator[None]:
+    """MLflow resolves `models:/` with its global tracking URI, whatever the client's; point it here, for as long as it takes."""
+    with _registering:
+        before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+        mlflow.set_tracking_uri(uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
+
+
+def _requirements() -> list[str]:
+    found = []
+    for name in _REQUIREMENTS:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name}=={installed(name)}")
+    return found
+
+
+def _version(one: ModelVersion, aliases: Sequence[str] | None = None) -> Version:
+    tags = {str(name): str(value) for name, value in one.tags.items()}
+    return Version(
+        version=str(one.version),
+        month=tags.get("evermoe.month", ""),
+        parent=tags.get("evermoe.parent") or None,
+        run_id=one.run_id or None,
+        model_id=str(one.source).removeprefix("models:/"),
+        source=str(one.source),
+        description=one.description or "",
+        tags=tags,
+        aliases=tuple(sorted(one.aliases if aliases is None else aliases)),
+        created_at=datetime.fromtimestamp(one.creation_timestamp / 1000, UTC),
+    )
+
+
+def _local(uri: str) -> Path | None:
+    """The path of a file URI, or None when the store is elsewhere."""
+    parts = urlparse(uri)
+    return Path(url2pathname(parts.path)) if parts.scheme in ("", "file") else None

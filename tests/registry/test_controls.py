@@ -1,0 +1,98 @@
+"""Carrying out decisions: the ledger first, the aliases and MLflow after, and what a process left undone made good."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from evermoe.errors import Conflict
+from registry import rollout as r
+from registry.controls import Controls
+from registry.evidence import Evidence, Verdict
+from registry.ledger import Ledger
+from registry.rollout import Policy, Rollout, new_rollout
+from registry.tracking import Tracking
+from registry.versions import Versions
+
+OPENED = datetime(2025, 7, 1, 6, tzinfo=UTC)
+LATER = OPENED + timedelta(days=3)
+LOADER = Path(__file__).with_name("loader.py")
+
+
+@pytest.fixture
+def controls(tracking_uri: str, tmp_path: Path) -> Controls:
+    """Versions 1 (champion) and 2, an empty ledger."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_file({"weight": np.arange(6, dtype=np.float32)}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    versions = Versions(tracking_uri, artifacts=tmp_path / "artifacts")
+    for month, parent in (("base", None), ("2025-06", "1")):
+        versions.register(folder, month=month, parent=parent, run_id=None, loader=LOADER, description=month)
+    versions.set_alias("champion", "1")
+    ledger = Ledger(f"sqlite:///{tmp_path / 'events.db'}")
+    return Controls(ledger, versions, Tracking(tracking_uri, tmp_path / "artifacts"))
+
+
+def on_trial(controls: Controls) -> Rollout:
+    rollout = new_rollout("june", "2025-06", "1", "2", "salt", Policy(), OPENED)
+    return controls.open(rollout, by="flow monthly")
+
+
+def verdict() -> Verdict:
+    return Evidence().verdict(LATER)
+
+
+def aliases(controls: Controls) -> tuple[str | None, str | None]:
+    champion, challenger = controls.versions.champion(), controls.versions.challenger()
+    return champion and champion.version, challenger and challenger.version
+
+
+def test_opening_names_the_challenger_and_opening_again_changes_nothing(controls: Controls) -> None:
+    assert on_trial(controls) == on_trial(controls)
+    assert aliases(controls) == ("1", "2")
+    assert [row.action for row in controls.ledger.history()] == ["open"]
+
+
+def test_a_promotion_moves_the_champion_and_leaves_no_challenger(controls: Controls) -> None:
+    rollout = on_trial(controls)
+    controls.apply(rollout, r.promote(rollout, "reviewed"), "ann", LATER, verdict())
+    assert aliases(controls) == ("2", None)
+    row = controls.ledger.history()[-1]
+    assert (row.action, row.by, row.reason) == ("promote", "ann", "reviewed")
+    names = {run.info.run_name for run in controls.tracking.client.search_runs([controls.tracking.experiment])}
+    assert {"rollout", "open at 0.05", "promote"} <= names
+
+
+def test_an_abort_keeps_the_champion(controls: Controls) -> None:
+    rollout = on_trial(controls)
+    controls.apply(rollout, r.abort(rollout), "ann", LATER, verdict())
+    assert aliases(controls) == ("1", None)
+
+
+def test_a_decision_on_what_has_changed_meanwhile_is_refused(controls: Controls) -> None:
+    rollout = on_trial(controls)
+    controls.apply(rollout, r.set_share(rollout, 0.3), "ann", LATER, verdict())
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        controls.apply(rollout, r.abort(rollout), "bob", LATER, verdict())
+    assert controls.ledger.get("june").share == 0.3
+
+
+def test_what_a_process_left_undone_between_ledger_and_alias_is_made_good(controls: Controls) -> None:
+    rollout = on_trial(controls)
+    controls.ledger.apply("june", r.promote(rollout), "ann", LATER)  # and here the process died
+    assert aliases(controls) == ("1", "2")
+    controls.settle()
+    assert aliases(controls) == ("2", None)
+
+
+def test_settling_leaves_alone_a_champion_that_was_chosen_since(controls: Controls) -> None:
+    rollout = on_trial(controls)
+    controls.apply(rollout, r.promote(rollout), "ann", LATER, verdict())
+    controls.versions.set_alias("champion", "1")  # a person went back in MLflow
+    controls.settle()
+    assert aliases(controls) == ("1", None)
