@@ -1,0 +1,126 @@
+"""The HTTP application: the parts, the routes, the errors and the life of the gateway, put together.
+
+Knows where everything is. Decides nothing: routes are in the `*_routes.py` files, versions in `router.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from evermoe.errors import EvermoeError
+from monitoring.events import EventLog
+from serving import console, health, native_routes, openai_routes, rollout_routes
+from serving.answers import error_shape, retry_after
+from serving.console import Links
+from serving.engine import Engine
+from serving.gateway import Clock, Gateway
+from serving.rollouts import Rollouts
+from serving.router import Router
+
+log = logging.getLogger("evermoe.serving")
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+def create_app(
+    *,
+    engine: Engine,
+    router: Router,
+    events: EventLog,
+    rollouts: Rollouts,
+    links: Links | None = None,
+    clock: Clock = utc_now,
+    replay: bool = False,
+) -> FastAPI:
+    """The gateway as an ASGI application. It follows the plan while it runs, and on shutdown closes the engine and the log.
+
+    `rollouts` reads and changes rollouts; `links` are the addresses of the other UIs for the console; with `replay` a
+    request may name its time in the header X-Evermoe-At.
+    """
+    gateway = Gateway(engine, router, events, clock, replay)
+
+    @contextlib.asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        await router.refresh()
+        following = asyncio.create_task(router.run())
+        try:
+            yield
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+            await openai_routes.rows_written()
+            router.close()
+            await asyncio.to_thread(engine.close)
+            await asyncio.to_thread(events.close)
+
+    app = FastAPI(title="Evermoe", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.gateway = gateway
+    app.state.rollouts = rollouts
+    app.state.links = links or Links()
+    app.state.started = clock()
+    for part in (openai_routes, native_routes, rollout_routes, health, console):
+        app.include_router(part.router)
+    app.state.metrics = health.gateway_metrics(gateway)
+    app.add_middleware(Unexpected)
+    app.add_middleware(health.Metered, metrics=app.state.metrics)
+    app.add_exception_handler(EvermoeError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse_http)
+    app.add_exception_handler(ClientDisconnect, _client_left)
+    return app
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EvermoeError)
+    return JSONResponse(error_shape(str(error), error.http_status), error.http_status, retry_after(error))
+
+
+async def _refuse_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    said = {404: f"there is nothing at {path}", 405: f"{path} does not take {request.method}"}
+    return JSONResponse(
+        error_shape(said.get(error.status_code, str(error.detail)), error.status_code), error.status_code, error.headers
+    )
+
+
+async def _client_left(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)
+
+
+class Unexpected:
+    """Answers 500 to what nobody expected and logs it with its traceback. Starlette's own handler would raise it again to
+    the server, which then cuts the connection under the client's next request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def told(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, told)
+        except Exception:
+            if scope["type"] != "http" or begun:
+                raise
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            shape = error_shape("something failed inside the gateway; its log has the details", 500)
+            await JSONResponse(shape, 500)(scope, receive, send)

@@ -1,0 +1,217 @@
+"""The loaded versions and the threads that run them.
+
+Knows how to load, keep, run and drop versions of a model without blocking the event loop. Does not know which version a
+request should meet (`router.py`), nor what a request is (`app.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from evermoe.errors import EvermoeError
+
+T = TypeVar("T")
+
+
+class Classified(Protocol):
+    """What classifying one text gives; `model.Classification` is one."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def scores(self) -> dict[str, float]: ...
+    @property
+    def experts(self) -> tuple[int, ...]: ...
+    @property
+    def tokens(self) -> int: ...
+
+
+class Servable(Protocol):
+    """What the gateway asks of a model; `model.LanguageModel` is one."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    def classify(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Sequence[Classified]: ...
+    def generate(
+        self, prompt: str, *, max_new_tokens: int, temperature: float, stop: Sequence[str], seed: int | None
+    ) -> Iterator[str]: ...
+    def count_tokens(self, text: str) -> int: ...
+
+
+class Overloaded(EvermoeError):
+    """More requests wait for the model than the gateway will hold. Try again after `retry_after_seconds`."""
+
+    http_status = 503
+    retry_after_seconds = 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a text is generated."""
+
+    new_tokens: int
+    temperature: float = 0.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+class Generation:
+    """A text on its way: iterate over its pieces once, in the event loop that made it.
+
+    `text` is what has come so far. `prompt_tokens` and `output_tokens` are exact once the pieces have ended; while they
+    come, and when the iterator is left early, the output is counted in pieces.
+    """
+
+    def __init__(self, model: Servable, prompt: str, how: Sampling) -> None:
+        self._model, self._prompt, self._how = model, prompt, how
+        self._loop = asyncio.get_running_loop()
+        self._pieces: asyncio.Queue[object] = asyncio.Queue()
+        self._left = threading.Event()
+        self.running: Future[None] | None = None
+        self.text = ""
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+
+    @property
+    def finish_reason(self) -> str:
+        """OpenAI's word for why it ended."""
+        return "length" if self.output_tokens >= self._how.new_tokens else "stop"
+
+    def work(self) -> None:
+        """The worker's side: make pieces until the end, or until nobody listens."""
+        last: object = None
+        how, text = self._how, ""
+        try:
+            for piece in self._model.generate(
+                self._prompt, max_new_tokens=how.new_tokens, temperature=how.temperature, stop=how.stop, seed=how.seed
+            ):
+                if self._left.is_set():
+                    return
+                text += piece
+                self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
+            # Counted here and not in the event loop: a tokenizer is not for two threads at once.
+            last = _Counted(self._model.count_tokens(self._prompt), self._model.count_tokens(text))
+        except Exception as error:
+            last = error
+        finally:
+            if not self._left.is_set():
+                self._loop.call_soon_threadsafe(self._pieces.put_nowait, last)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """The pieces. Raises what the model raises."""
+        try:
+            while isinstance(piece := await self._pieces.get(), str):
+                self.text += piece
+                self.output_tokens += 1
+                yield piece
+            if isinstance(piece, Exception):
+                raise piece
+            if isinstance(piece, _Counted):
+                self.prompt_tokens, self.output_tokens = piece.prompt_tokens, piece.output_tokens
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Stop the model at its next piece; if it still waits for a worker, it need not begin."""
+        self._left.set()
+        if self.running is not None:
+            self.running.cancel()
+
+
+@dataclass(frozen=True)
+class _Counted:
+    prompt_tokens: int
+    output_tokens: int
+
+
+class Engine:
+    """Loaded versions by name, and the worker threads that run them.
+
+    A request asks for its model once (`get`) and keeps that reference: a version dropped meanwhile lives until the last
+    request that began with it has ended. Inference runs in `workers` threads (torch releases the interpreter while it
+    computes), loading in a thread of its own, so neither stops the event loop nor each other.
+    """
+
+    def __init__(
+        self, load: Callable[[str], Servable], *, workers: int = 1, threads: int | None = None, waiting: int = 512
+    ) -> None:
+        """`load` brings a version by name; `threads` is what each worker gives to one operator (None: torch's choice);
+        `waiting` bounds the requests that wait for a worker."""
+        self._load = load
+        self._models: dict[str, Servable] = {}
+        self._pool = ThreadPoolExecutor(workers, "inference", initializer=lambda: _use_threads(threads))
+        self._loader = ThreadPoolExecutor(1, "loading")
+        self._waiting = 0
+        self._most_waiting = waiting
+        self._lock = threading.Lock()
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The loaded versions, in the order they were loaded."""
+        return tuple(self._models)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a worker or run on one."""
+        return self._waiting
+
+    def get(self, version: str) -> Servable | None:
+        """The loaded model of this version, or None."""
+        return self._models.get(version)
+
+    async def ensure(self, versions: Iterable[str]) -> None:
+        """Load what is not loaded yet. Raises what `load` raises; versions loaded before that stay."""
+        loop = asyncio.get_running_loop()
+        for version in versions:
+            if version not in self._models:
+                model = await loop.run_in_executor(self._loader, self._load, version)
+                self._models = {**self._models, version: model}
+
+    def keep(self, versions: Iterable[str]) -> None:
+        """Drop every version not named; requests that began with one finish with it."""
+        named = set(versions)
+        self._models = {version: model for version, model in self._models.items() if version in named}
+
+    async def classify(self, model: Servable, text: str, labels: Sequence[str] | None) -> Classified:
+        """The model's answer for one text. Raises `Overloaded`, or what the model raises."""
+        return await asyncio.wrap_future(self._submit(lambda: model.classify([text], labels)[0]))
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run a small piece of model work (counting tokens, say) on a worker."""
+        return await asyncio.wrap_future(self._submit(work))
+
+    def generate(self, model: Servable, prompt: str, how: Sampling) -> Generation:
+        """Begin to continue `prompt`. Raises `Overloaded`."""
+        generation = Generation(model, prompt, how)
+        generation.running = self._submit(generation.work)
+        return generation
+
+    def close(self) -> None:
+        """Wait for what runs, cancel what waits, free the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._loader.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, work: Callable[[], T]) -> Future[T]:
+        with self._lock:
+            if self._waiting >= self._most_waiting:
+                raise Overloaded(f"{self._waiting} requests wait for the model already; try again in a second")
+            self._waiting += 1
+        future = self._pool.submit(work)
+        future.add_done_callback(self._done)
+        return future
+
+    def _done(self, _: Future[T]) -> None:
+        with self._lock:
+            self._waiting -= 1
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)

@@ -1,0 +1,128 @@
+"""OpenAI's endpoints: models, chat completions and completions, whole and streamed.
+
+Knows OpenAI's wire format and when an answer counts as acknowledged: whole answers after their row is durable, streams at
+the chunk that ends them. Does not know how a version was chosen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from evermoe.errors import EvermoeError, NotFound
+from serving.answers import TextAnswer, error_shape, event, model_card, model_list
+from serving.bodies import ChatBody, CompletionBody, read
+from serving.engine import Generation, Sampling
+from serving.gateway import Asked, Gateway
+from serving.router import MODEL
+
+log = logging.getLogger("evermoe.serving")
+router = APIRouter(prefix="/v1")
+
+
+@router.get("/models")
+async def list_models(request: Request) -> dict[str, Any]:
+    """`evermoe`, which routes by arm, and each version that can be pinned."""
+    gateway: Gateway = request.app.state.gateway
+    return model_list(_names(gateway), request.app.state.started)
+
+
+@router.get("/models/{name}")
+async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
+    """One model's card. Raises `NotFound`."""
+    if name not in _names(request.app.state.gateway):
+        raise NotFound(f"the model '{name}' is not served here; GET /v1/models lists those that are")
+    return model_card(name, request.app.state.started)
+
+
+@router.post("/chat/completions")
+async def chat_completions(request: Request) -> Response:
+    """Answer a conversation."""
+    body = await read(request, ChatBody)
+    return await _answer(request, "chat", body, body.prompt(), body.new_tokens())
+
+
+@router.post("/completions")
+async def completions(request: Request) -> Response:
+    """Continue a text."""
+    body = await read(request, CompletionBody)
+    return await _answer(request, "completion", body, body.text(), body.new_tokens())
+
+
+def _names(gateway: Gateway) -> list[str]:
+    return [MODEL, *(f"{MODEL}:{version}" for version in gateway.router.versions)] if gateway.router.versions else []
+
+
+async def _answer(
+    request: Request, kind: Literal["chat", "completion"], body: ChatBody | CompletionBody, prompt: str, new_tokens: int
+) -> Response:
+    gateway: Gateway = request.app.state.gateway
+    at = gateway.now(request.headers.get("x-evermoe-at"))
+    asked = gateway.begin(kind, prompt, body.model, body.user or request.headers.get("x-evermoe-unit"), at)
+    request.state.asked = asked
+    answer = TextAnswer(kind, asked.id, asked.route.name, asked.at)
+    # Temperature 0 unless asked otherwise: the arms are compared by their answers, not by their dice.
+    how = Sampling(new_tokens, body.temperature or 0.0, body.stops(), body.seed)
+    generation = gateway.generate(asked, how)
+    if body.stream:
+        with_usage = body.stream_options is not None and body.stream_options.include_usage
+        stream = _stream(request, asked, answer, generation, with_usage)
+        return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    try:
+        async for _ in generation:
+            pass
+    except EvermoeError:
+        raise
+    except Exception as error:
+        await gateway.finish(asked, generation, error)
+        raise
+    usage = request.state.usage = await gateway.finish(asked, generation)
+    return JSONResponse(answer.whole(generation.text, generation.finish_reason, usage))
+
+
+async def _stream(
+    request: Request, asked: Asked, answer: TextAnswer, generation: Generation, with_usage: bool
+) -> AsyncIterator[bytes]:
+    gateway: Gateway = request.app.state.gateway
+    whole = False
+    try:
+        for chunk in answer.first_chunk(with_usage):
+            yield chunk
+        async for piece in generation:
+            yield answer.chunk(piece, with_usage)
+        whole = True
+        usage = request.state.usage = await gateway.finish(asked, generation)
+    except (asyncio.CancelledError, GeneratorExit):
+        generation.leave()
+        if not whole:
+            # The client left. The row is written by a task of its own, because this one is being cancelled.
+            left = ConnectionError("the client left before the end")
+            writing = asyncio.create_task(gateway.finish(asked, generation, left))
+            _writing.add(writing)
+            writing.add_done_callback(_writing.discard)
+        raise
+    except EvermoeError as error:
+        # The status has gone out; an error event and no [DONE] tell the client that this is no answer.
+        yield event(error_shape(str(error), error.http_status))
+        return
+    except Exception as error:
+        log.exception("response %s failed", asked.id)
+        await gateway.finish(asked, generation, error)
+        yield event(error_shape("the model failed; the gateway's log has the details", 500))
+        return
+    for chunk in answer.last_chunks(generation.finish_reason, usage if with_usage else None):
+        yield chunk
+
+
+_writing: set[asyncio.Task[Any]] = set()
+"""Rows of streams whose clients left; referenced here so that the event loop keeps their tasks."""
+
+
+async def rows_written() -> None:
+    """Wait until the rows of streams whose clients left are durable, or have failed to be."""
+    await asyncio.gather(*_writing, return_exceptions=True)

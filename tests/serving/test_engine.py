@@ -1,0 +1,107 @@
+"""Versions load, answer and leave without stopping the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evermoe.errors import BadInput
+from model import LanguageModel, from_pretrained
+from serving.engine import Engine, Overloaded, Sampling
+
+
+@pytest.fixture
+def engine(tiny_model_folder: Path) -> Iterator[Engine]:
+    engine = Engine(lambda version: from_pretrained(tiny_model_folder), threads=1, waiting=4)
+    yield engine
+    engine.close()
+
+
+def test_a_request_keeps_the_model_it_began_with_after_the_version_is_dropped(engine: Engine) -> None:
+    async def scene() -> tuple[str, tuple[str, ...]]:
+        await engine.ensure(["1", "2"])
+        model = engine.get("1")
+        assert model is not None
+        engine.keep(["2"])
+        answer = await engine.classify(model, "fix the vlan option", None)
+        return answer.label, engine.versions
+
+    assert asyncio.run(scene()) == ("net.switch", ("2",))
+
+
+def test_pieces_of_a_stream_join_to_what_the_model_generates_alone(engine: Engine, tiny_model_folder: Path) -> None:
+    alone = from_pretrained(tiny_model_folder)
+    assert isinstance(alone, LanguageModel)
+
+    async def scene() -> list[str]:
+        await engine.ensure(["1"])
+        model = engine.get("1")
+        assert model is not None
+        generation = engine.generate(model, "fix the", Sampling(12))
+        pieces = [piece async for piece in generation]
+        assert (generation.text, generation.finish_reason) == ("".join(pieces), "length")
+        assert generation.prompt_tokens == model.count_tokens("fix the")
+        return pieces
+
+    pieces = asyncio.run(scene())
+    assert len(pieces) > 1
+    assert "".join(pieces) == "".join(alone.generate("fix the", max_new_tokens=12))
+
+
+def test_a_stream_left_early_frees_its_worker(engine: Engine) -> None:
+    async def scene() -> int:
+        await engine.ensure(["1"])
+        model = engine.get("1")
+        assert model is not None
+        generation = engine.generate(model, "fix the", Sampling(100, temperature=1.0, seed=1))
+        async for _ in generation:
+            break
+        generation.leave()
+        await engine.classify(model, "fix the vlan option", None)  # the one worker is free again
+        return engine.waiting
+
+    assert asyncio.run(scene()) == 0
+
+
+def test_the_event_loop_stays_free_while_the_model_works(engine: Engine) -> None:
+    async def scene() -> int:
+        await engine.ensure(["1"])
+        model = engine.get("1")
+        assert model is not None
+        work = asyncio.create_task(engine.run(lambda: model.classify(["fix the vlan option"] * 512)))
+        turns = 0
+        while not work.done():
+            turns += 1
+            await asyncio.sleep(0)
+        return turns
+
+    assert asyncio.run(scene()) > 10
+
+
+def test_more_waiting_requests_than_the_bound_are_refused_and_the_others_answered(engine: Engine) -> None:
+    async def scene() -> list[object]:
+        await engine.ensure(["1"])
+        model = engine.get("1")
+        assert model is not None
+        asked = [engine.classify(model, "fix the vlan option", None) for _ in range(7)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    outcomes = asyncio.run(scene())
+    assert [isinstance(outcome, Overloaded) for outcome in outcomes] == [False] * 4 + [True] * 3
+    assert {outcome.label for outcome in outcomes[:4]} == {"net.switch"}  # type: ignore[attr-defined]
+
+
+def test_a_version_that_cannot_be_loaded_leaves_the_loaded_ones(tiny_model_folder: Path, tmp_path: Path) -> None:
+    engine = Engine(lambda version: from_pretrained(tiny_model_folder if version == "1" else tmp_path))
+
+    async def scene() -> None:
+        await engine.ensure(["1"])
+        await engine.ensure(["1", "2"])
+
+    with pytest.raises(BadInput, match="not a model folder"):
+        asyncio.run(scene())
+    assert engine.versions == ("1",)
+    engine.close()
