@@ -1,0 +1,126 @@
+"""The first model: a stream's records before a month, a decoder from nothing, its figures, version 1.
+
+The three stages are plain functions, so that `dvc.yaml` runs them file by file and the flow runs them into a home.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import flow
+
+from evermoe.errors import BadInput
+from evermoe.settings import Params, settings
+from flows.candidate import Candidate, store
+from flows.curves import Curve
+from flows.examples import split
+from flows.months import start_of
+from flows.parts import Parts, open_parts
+from flows.steps import step
+from model import Evaluation, LanguageModel, MoeConfig, Recipe, evaluate, train_base
+from model.learn import Report
+from registry.snapshots import SnapshotRow
+from registry.versions import Version
+from streams import open_stream
+from streams.record import Record
+
+BASE = "base"
+EXAM_MONTHS = 6
+
+
+def prepare(records: Sequence[Record], until: str, most: int) -> list[SnapshotRow]:
+    """The latest `most` labelled records before the month `until`. Raises `BadInput` where there is nothing to tell apart."""
+    rows = [
+        SnapshotRow(record.text, record.label, record.unit, record.at, f"{record.source}-{index}")
+        for index, record in enumerate(records)
+        if record.label is not None and record.at < start_of(until)
+    ][-most:]
+    labels = {row.label for row in rows}
+    if len(labels) < 2:
+        what = f"only the label {labels.pop()!r}" if labels else "no labelled record"
+        raise BadInput(f"before {until} the stream has {what}; a base needs two labels or more: choose a later month")
+    return rows
+
+
+def learn(rows: Sequence[SnapshotRow], params: Params, report: Report) -> LanguageModel:
+    """Train the base on the rows that are not held out."""
+    base = params.base
+    recipe = Recipe(base.epochs, base.batch_size, base.learning_rate, base.text_loss_weight, base.seed)
+    return train_base(split(rows).train, model_config(params), params.model.max_length, recipe, report)
+
+
+def examine(model: LanguageModel, rows: Sequence[SnapshotRow]) -> dict[str, Evaluation]:
+    """The base on its held-out rows: over all, and on each of the last months."""
+    held_out = split(rows).held_out
+    months = {month: evaluate(model, held_out[month]) for month in sorted(held_out)[-EXAM_MONTHS:]}
+    every = [example for month in sorted(held_out) for example in held_out[month]]
+    return {"all": evaluate(model, every), **months}
+
+
+def model_config(params: Params) -> MoeConfig:
+    """The decoder's configuration from params.yaml."""
+    sizes = params.model
+    return MoeConfig(
+        vocab_size=sizes.vocab_size,
+        hidden_size=sizes.hidden_size,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_experts=sizes.experts,
+        num_experts_per_tok=sizes.experts_per_token,
+        moe_intermediate_size=sizes.expert_size,
+        shared_expert_size=sizes.shared_expert_size,
+        max_position_embeddings=max(512, 2 * sizes.max_length),
+    )
+
+
+def take_in(parts: Parts, model: LanguageModel, rows: Sequence[SnapshotRow], until: str) -> Version:
+    """Version 1, with its figures on held-out rows; champion at once, since there is nobody to compare it with."""
+    figures = examine(model, rows)
+    with parts.tracking.step(BASE, "gates", BASE) as run:
+        run.metrics({f"accuracy.{name}": evaluation.accuracy for name, evaluation in figures.items()})
+        run.metrics({"calibration_error": figures["all"].calibration_error, "macro_f1": figures["all"].macro_f1})
+    words = (
+        f"The base: trained from nothing on {len(rows):,} records before {until}, {len(model.labels)} labels. "
+        f"Held-out accuracy {figures['all'].accuracy:.1%}."
+    )
+    version = store(parts, Candidate(model, BASE, None, (BASE,)), words)
+    parts.versions.set_alias("champion", version.version)
+    return version
+
+
+@flow(name="base", flow_run_name="base before {until}")
+def base(stream: str, path: str | None, until: str) -> str:
+    """Make version 1 from a stream and let it be the champion. Returns the version; a home that has a champion keeps it."""
+    with open_parts() as parts:
+        champion = parts.versions.champion()
+        if champion is not None:
+            return champion.version
+        rows = freeze(parts, stream, path, until)
+        model = train(parts, rows, until)
+        return register(parts, model, rows, until).version
+
+
+@step("bring the records", retries=2, retry_delay_seconds=5)
+def freeze(parts: Parts, stream: str, path: str | None, until: str) -> list[SnapshotRow]:
+    """The stream's records before the month, as the DVC snapshot `base`."""
+    records = open_stream(stream, path=Path(path) if path else None, cache=settings().cache).records()
+    rows = prepare(records, until, parts.params.base.max_records)
+    parts.snapshots.freeze(BASE, rows)
+    return rows
+
+
+@step("train the base")
+def train(parts: Parts, rows: Sequence[SnapshotRow], until: str) -> LanguageModel:
+    """From nothing, with the training's curves in MLflow."""
+    with parts.tracking.step(BASE, "train", until) as run:
+        run.params({**parts.params.base.model_dump(), **parts.params.model.model_dump(), "until": until})
+        run.dataset(parts.snapshots.get(BASE), "training")
+        with Curve(run, "train the base") as curve:
+            return learn(rows, parts.params, curve)
+
+
+@step("examine and register the base", retries=2, retry_delay_seconds=10)
+def register(parts: Parts, model: LanguageModel, rows: Sequence[SnapshotRow], until: str) -> Version:
+    """As `take_in`, with retries."""
+    return take_in(parts, model, rows, until)

@@ -1,0 +1,49 @@
+"""From snapshot rows to what the model trains on and what it is examined on. Pure.
+
+One example in seven is held out for good, chosen by a hash of its text: no model ever trains on it, whichever month it came
+in, so a gate on a past month measures memory and not repetition.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from flows.months import month_of
+from model import Example
+from registry.snapshots import SnapshotRow
+
+HELD_OUT_ONE_IN = 7
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows as examples: to train on, and held out by the month they were asked in."""
+
+    train: tuple[Example, ...]
+    held_out: dict[str, tuple[Example, ...]]
+
+    @property
+    def examination(self) -> tuple[Example, ...]:
+        """The held-out examples of all months together."""
+        return tuple(example for month in sorted(self.held_out) for example in self.held_out[month])
+
+
+def is_held_out(text: str) -> bool:
+    """Whether this text is kept for examinations; the same answer on every machine and for ever."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) % HELD_OUT_ONE_IN == 0
+
+
+def split(rows: Iterable[SnapshotRow]) -> Split:
+    """Part the rows; order is kept."""
+    train: list[Example] = []
+    held_out: dict[str, list[Example]] = defaultdict(list)
+    for row in rows:
+        example = Example(row.text, row.label)
+        if is_held_out(row.text):
+            held_out[month_of(row.at)].append(example)
+        else:
+            train.append(example)
+    return Split(tuple(train), {month: tuple(held_out[month]) for month in sorted(held_out)})

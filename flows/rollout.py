@@ -1,0 +1,53 @@
+"""Every ten minutes: look at what users' feedback proves, and raise the challenger's share, promote it, abort it, or wait."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows.parts import Parts, open_parts
+from flows.steps import at_moment, step
+from registry.controls import Controls
+from registry.evidence import Verdict
+from registry.evidence import weigh as weigh_all
+from registry.rollout import Decision, Policy, Rollout, decide
+
+
+@flow(name="rollout", flow_run_name=at_moment("look at"), retries=2, retry_delay_seconds=10)
+def rollout(now: datetime | None = None) -> Decision | None:
+    """One look at the open rollout; None when nothing is on trial."""
+    now = now or datetime.now(UTC)
+    with open_parts() as parts:
+        controls = Controls(parts.ledger, parts.versions, parts.tracking)
+        controls.settle()
+        on_trial = parts.ledger.running()
+        if on_trial is None:
+            return None
+        policy = Policy(**parts.params.rollout.model_dump())
+        verdict, since_step = weigh(parts, on_trial, policy, now)
+        decision = decide(on_trial, verdict, policy, now, since_step)
+        carry_out(controls, on_trial, decision, verdict, now)
+        return decision
+
+
+@step(name="weigh the evidence", retries=2, retry_delay_seconds=5)
+def weigh(parts: Parts, on_trial: Rollout, policy: Policy, now: datetime) -> tuple[Verdict, int]:
+    """What the rewards that have arrived prove, and how many came since the share last changed."""
+    rewards = [reward for reward in parts.events.rewards(on_trial.id) if reward.at <= now]
+    telling = sum(reward.at >= on_trial.step_started_at and not reward.agreed for reward in rewards)
+    return weigh_all(rewards, policy.alpha, now), telling
+
+
+@step(name="carry out the decision", retries=2, retry_delay_seconds=5)
+def carry_out(controls: Controls, on_trial: Rollout, decision: Decision, verdict: Verdict, now: datetime) -> None:
+    """Ledger, alias, MLflow; a decision that changes something is an artifact too."""
+    controls.apply(on_trial, decision, by="flow rollout", now=now, verdict=verdict)
+    if decision.action != "hold":
+        create_markdown_artifact(
+            f"# {decision.action}: version {on_trial.challenger} against {on_trial.champion}\n\n"
+            f"{decision.reason}\n\nThe challenger's share is now {decision.share:.0%}.",
+            key=f"rollout-{on_trial.id.lower()}",
+            description=f"Decision at {now:%Y-%m-%d %H:%M}",
+        )

@@ -1,0 +1,282 @@
+"""The three flows on a small real platform: a base, a month with a new label, its challenger, the evidence, the promotion."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import mlflow
+import mlflow.pyfunc
+import pytest
+import yaml
+
+from evermoe.settings import ROOT, settings
+from flows.months import end_of, month_of, start_of
+from flows.parts import Parts, open_parts
+from monitoring.events import Feedback, Request
+from registry.assignment import assign
+
+NOUNS = {
+    "net.switch": ["vlan", "port", "route", "trunk", "switch", "uplink"],
+    "db.sql": ["table", "index", "query", "row", "column", "schema"],
+    "web.page": ["button", "form", "menu", "banner", "footer", "header"],
+}
+VERBS = ["fix", "add", "remove", "rename", "document", "test", "speed up", "deprecate"]
+WAYS = ["option", "default", "check", "message", "limit"]
+OLD = ("net.switch", "db.sql")
+
+SMALL = {
+    "model": {
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "layers": 2,
+        "heads": 2,
+        "experts": 8,
+        "experts_per_token": 2,
+        "expert_size": 16,
+        "shared_expert_size": 16,
+        "max_length": 32,
+    },
+    "base": {"epochs": 6, "learning_rate": 1.0e-2},
+    "update": {"epochs": 6, "distil_epochs": 6, "learning_rate": 5.0e-3, "distil_learning_rate": 5.0e-3},
+    "gates": {"calibration_error": 0.9, "latency_ratio": 20.0, "past_month_loss": 50.0, "past_average_loss": 30.0},
+    "rollout": {"shares": [0.5], "min_rewards_per_step": 1},
+}
+
+
+def texts(*labels: str) -> Iterator[tuple[str, str]]:
+    """(text, label), the labels in turn, none twice."""
+    of_label = {
+        label: [f"{verb} the {noun} {way}" for verb, noun, way in itertools.product(VERBS, NOUNS[label], WAYS)]
+        for label in labels
+    }
+    for group in zip(*of_label.values(), strict=True):
+        yield from zip(group, of_label, strict=True)
+
+
+def write_params(folder: Path, **changes: dict[str, object]) -> Path:
+    """The project's params.yaml with a small model, and these changes."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, values in (*SMALL.items(), *changes.items()):
+        params[section] |= values
+    file = folder / "params.yaml"
+    file.write_text(yaml.safe_dump(params))
+    return file
+
+
+@dataclass
+class Platform:
+    """A home with a champion, and the means to ask and tell it."""
+
+    parts: Parts
+    folder: Path
+    asked: int = 0
+
+    def ask(self, at: datetime, text: str, label: str, answer: str, tell: bool = True) -> None:
+        """One request as the gateway would log it, with its feedback an hour later."""
+        self.asked += 1
+        id, unit, plan = f"clsf-{self.asked}", f"unit-{self.asked}", self.parts.ledger.plan()
+        champion = self.parts.versions.champion()
+        assert champion is not None
+        arm, propensity, version, rollout, shadow = "champion", 1.0, champion.version, None, None
+        output = answer
+        if plan is not None:
+            arm, propensity = assign(plan.salt, unit, {"challenger": plan.share})
+            rollout, version = plan.rollout, plan.challenger if arm == "challenger" else plan.champion
+            output, shadow = (label, answer) if arm == "challenger" else (answer, label)
+        self.parts.events.record(
+            Request(
+                id=id,
+                at=at,
+                kind="classify",
+                unit=unit,
+                unit_given=True,
+                input=text,
+                output=output,
+                scores={output: 1.0},
+                rollout=rollout,
+                arm=arm,
+                version=version,
+                propensity=propensity,
+                latency_ms=1.0,
+                prompt_tokens=4,
+                output_tokens=0,
+                experts=(1, 2),
+                shadow=shadow,
+            )
+        )
+        if tell:
+            self.parts.events.record(Feedback(f"told-{id}", id, at + timedelta(hours=1), None, label))
+
+
+@pytest.fixture(scope="module")
+def prefect() -> Iterator[None]:
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def platform(prefect: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """A base that learned two labels from January to May, and a June in which most users ask about a third."""
+    from flows.base import base
+
+    folder = tmp_path_factory.mktemp("platform")
+    stream = folder / "stream.jsonl"
+    first = datetime(2025, 1, 2, tzinfo=UTC)
+    with stream.open("w") as file:
+        for number, (text, label) in enumerate(texts(*OLD)):
+            at = first + timedelta(hours=7 * number)
+            file.write(json.dumps({"at": at.isoformat(), "text": text, "label": label}) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERMOE_HOME", str(folder / "home"))
+        patch.setenv("EVERMOE_PARAMS", str(write_params(folder)))
+        patch.setattr("flows.exams.TIMED_TEXTS", 3)
+        settings.cache_clear()
+        assert base("files", str(stream), "2025-06") == "1"
+        with open_parts() as parts:
+            found = Platform(parts, folder)
+            begin = start_of("2025-06") + timedelta(days=1)
+            for number, (text, label) in enumerate(itertools.islice(texts(*OLD, "web.page"), 240)):
+                if label == "web.page" or number % 2:
+                    found.ask(begin + timedelta(hours=2.5 * number), text, label, answer="db.sql")
+            yield found
+    settings.cache_clear()
+
+
+def runs_of(parts: Parts, month: str) -> dict[str, list]:  # type: ignore[type-arg]
+    """The runs below a month's run, by their kind."""
+    found: dict[str, list] = {}  # type: ignore[type-arg]
+    parent = parts.tracking.month_run(month)
+    for run in parts.tracking.client.search_runs(
+        [parts.tracking.experiment], f"tags.`mlflow.parentRunId` = '{parent}'"
+    ):
+        found.setdefault(run.data.tags["evermoe.kind"], []).append(run)
+    return found
+
+
+def test_the_base_is_version_1_and_champion_and_is_made_once(platform: Platform) -> None:
+    from flows.base import base
+
+    version = platform.parts.versions.champion()
+    assert version is not None
+    assert (version.version, version.tags["evermoe.learned"]) == ("1", "base")
+    assert "2 labels" in version.description
+    assert base("files", str(platform.folder / "stream.jsonl"), "2025-06") == "1"
+    assert len(platform.parts.versions.all()) == 1
+
+
+def test_drift_is_seen_reported_and_announced_once(platform: Platform) -> None:
+    from flows.drift import drift
+
+    seen = drift(end_of("2025-06"))
+    assert (seen.verdict.drifted, seen.announced) == (True, True)
+    (run,) = runs_of(platform.parts, "2025-06")["drift"]
+    assert run.data.tags["evermoe.drifted"] == "true"
+    assert "label" in run.data.tags["evermoe.reasons"]
+    files = platform.parts.tracking.client.list_artifacts(run.info.run_id)
+    assert [file.path for file in files] == ["drift.html"]
+    assert drift(end_of("2025-06")).verdict == seen.verdict
+    assert len(runs_of(platform.parts, "2025-06")["drift"]) == 1
+
+
+def test_a_month_becomes_a_challenger_on_trial_with_its_lineage(platform: Platform) -> None:
+    from flows.monthly import monthly
+
+    parts, now = platform.parts, end_of("2025-06")
+    assert monthly("2025-06", now) == "2"
+    version, snapshot = parts.versions.get("2"), parts.snapshots.get("2025-06")
+    assert (version.parent, version.aliases, version.tags["evermoe.gates"]) == ("1", ("challenger",), "passed")
+    assert version.tags["evermoe.learned"] == "base,2025-06"
+    assert json.loads(version.tags["evermoe.dvc"])["2025-06"] == snapshot.md5
+    assert "New labels: web.page" in version.description
+    steps = runs_of(parts, "2025-06")
+    assert set(steps) == {"drift", "snapshot", "train", "distil", "gates", "rollout"}
+    (dataset,) = steps["snapshot"][0].inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("snapshot-2025-06", snapshot.md5)
+    for kind in ("train", "distil"):
+        curve = [p.value for p in parts.tracking.client.get_metric_history(steps[kind][0].info.run_id, "loss")]
+        assert len(curve) > 20
+        assert sum(curve[-10:]) < sum(curve[:10])
+    plan = parts.ledger.plan()
+    assert plan is not None
+    assert (plan.champion, plan.challenger, plan.share) == ("1", "2", 0.5)
+
+
+def test_the_same_month_again_makes_no_second_version_and_no_second_rollout(platform: Platform) -> None:
+    from flows.drift import drift
+    from flows.monthly import monthly
+
+    assert monthly("2025-06", end_of("2025-06")) == "2"
+    assert len(platform.parts.versions.all()) == 2
+    assert [row.action for row in platform.parts.ledger.history()] == ["open"]
+    assert drift(end_of("2025-06")).announced is False  # it would start an update that is already on trial
+
+
+def test_feedback_where_the_arms_differ_promotes_the_challenger(platform: Platform) -> None:
+    from flows.rollout import rollout
+
+    parts, begin = platform.parts, end_of("2025-06")
+    asked = itertools.islice(texts("web.page"), 60)
+    for number, (text, label) in enumerate(asked):
+        platform.ask(begin + timedelta(hours=number), text, label, answer="db.sql")
+    early = rollout(begin + timedelta(hours=3))
+    assert early is not None
+    assert early.action == "hold"
+    decision = rollout(begin + timedelta(days=4))
+    assert decision is not None
+    assert decision.action == "promote", decision.reason
+    champion = parts.versions.champion()
+    assert champion is not None
+    assert (champion.version, parts.versions.challenger()) == ("2", None)
+    last = parts.ledger.history()[-1]
+    assert (last.action, last.by) == ("promote", "flow rollout")
+    assert last.evidence["rewards_challenger"] > 5
+    assert parts.ledger.verify().ok
+    assert rollout(begin + timedelta(days=5)) is None
+
+
+def test_mlflow_alone_loads_and_asks_the_champion(platform: Platform) -> None:
+    mlflow.set_tracking_uri(settings().tracking_uri)
+    try:
+        champion = mlflow.pyfunc.load_model("models:/evermoe@champion")
+        answers = champion.predict(["fix the vlan option", "fix the menu option"])
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    assert [answer.label for answer in answers] == ["net.switch", "web.page"]
+    assert all(0.5 < answer.score <= 1 for answer in answers)
+
+
+def test_a_month_in_which_nobody_told_anything_makes_no_version_and_says_why(platform: Platform) -> None:
+    from prefect.client.orchestration import get_client
+
+    from flows.monthly import monthly
+
+    assert monthly("2025-09", end_of("2025-09")) is None
+    with get_client(sync_client=True) as client:
+        notes = [artifact.data for artifact in client.read_artifacts() if artifact.key == "update-2025-09"]
+    assert "too few" in notes[0]
+
+
+def test_a_month_of_one_label_is_learned_like_any_other_and_a_failed_gate_keeps_it_from_users(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.monthly import monthly
+
+    strict = write_params(platform.folder, gates={**SMALL["gates"], "new_month_gain": 101.0})
+    monkeypatch.setenv("EVERMOE_PARAMS", str(strict))
+    begin = start_of("2025-10")
+    for number, (text, label) in enumerate(itertools.islice(texts("web.page"), 100, 200)):
+        platform.ask(begin + timedelta(hours=number), f"please {text}", label, answer=label)
+    assert month_of(begin + timedelta(hours=101)) == "2025-10"
+    made = monthly("2025-10", end_of("2025-10"))
+    assert made is not None
+    version = platform.parts.versions.get(made)
+    assert (version.tags["evermoe.gates"], version.aliases) == ("failed", ())
+    assert "needs +101.0 **(failed)**" in version.description
+    assert platform.parts.ledger.running() is None
