@@ -1,0 +1,96 @@
+"""`evermoe demo`: months of real records through the real parts. Options in, a table, a picture and a JSON object out."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from evermoe.errors import BadInput
+from evermoe.settings import Settings, load_params, settings, use_home
+
+MARKER = "demo.started"
+
+
+def demo(
+    stream: Annotated[str, typer.Option(help="Where the records come from: ansible, git or files.")] = "ansible",
+    path: Annotated[
+        Path | None, typer.Option(help="The repository of git, the JSONL, CSV or Parquet file of files.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="First month to replay, YYYY-MM; the base learns what came before.", metavar="YYYY-MM"),
+    ] = None,
+    months: Annotated[
+        int | None, typer.Option(min=1, help="Months to replay; without it, the number in params.yaml.")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="Where the demo keeps its state; without it, EVERMOE_HOME.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+    ] = False,
+) -> None:
+    """Replay months of real records through the whole loop: traffic, feedback, drift, update, gates, rollout, promotion.
+
+    A base is trained on the stream up to a month. Then users are played from the records: they ask the gateway over HTTP,
+    and tell late, or never, what the right answer was. Prefect runs the flows, MLflow keeps what they did. No label of a month
+    reaches the model before that month has been asked. At the end: a table by month, a picture, and how to look around.
+    """
+    began = time.monotonic()
+    console = Console(stderr=True)
+    here = use_home(home)
+    refuse_foreign(here)
+    from commands.demo_plan import choose_months  # the rooms below are heavy; --help must not wait for them
+    from commands.demo_report import draw, print_report, write_json
+    from commands.demo_run import Replay
+    from commands.ingest import progress_bar, rejects_path
+    from streams import open_stream
+
+    params = load_params()
+    with progress_bar(f"bringing {stream}") as progress:
+        opened = open_stream(stream, path=path, cache=here.cache, progress=progress)
+    default = params.stream if stream == "ansible" else None
+    plan = choose_months(opened.records(), start, months or params.demo.months, default)
+    here = fresh_home(here, console)
+    if opened.rejected and path is not None:
+        kept = rejects_path(here.home, path)
+        open_stream(stream, path=path, cache=here.cache, rejects=kept)  # once more, to keep them in the home
+        first = opened.rejected[0]
+        told = f"{len(opened.rejected):,} rows cannot be used, the first is line {first.line} of {first.file}: {first.reason}"
+        console.print(f"{told}; all are kept in {kept}", style="yellow", highlight=False, markup=False)
+    result = Replay(here, params, stream, path, plan, console).run(began)
+    draw(result, here.home / "demo.png")
+    write_json(result, here.home / "demo.json")
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+    else:
+        print_report(result, here.home)
+
+
+def refuse_foreign(here: Settings) -> None:
+    """A demo plays in an empty home, or in place of another demo. Raises `BadInput`, `HomeTooNew`; changes nothing."""
+    here.open_home(create=False)
+    home = here.home
+    if home.is_dir() and not (home / MARKER).exists():
+        kept = [entry.name for entry in home.iterdir() if entry.name not in ("home.json", "logs", "rejects")]
+        if kept:
+            raise BadInput(f"{home} holds something that no demo made ({kept[0]}); choose another with --home")
+
+
+def fresh_home(here: Settings, console: Console) -> Settings:
+    """An empty home to play in. One that holds a demo, or half of one, is moved aside."""
+    home, marker = here.home, here.home / MARKER
+    if marker.exists():
+        number = next(n for n in range(1, 10_000) if not home.with_name(f"{home.name}.{n}").exists())
+        aside = home.with_name(f"{home.name}.{number}")
+        home.rename(aside)
+        console.print(f"the demo before this one is kept in {aside}", style="dim", highlight=False)
+    here.open_home()
+    marker.write_text("a demo began here; `evermoe up` serves what it made\n")
+    os.environ["EVERMOE_HOME"] = str(home.resolve())
+    settings.cache_clear()
+    return settings()

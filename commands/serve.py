@@ -1,0 +1,82 @@
+"""`evermoe serve`: the gateway on its own. Puts the rooms together for one process and decides nothing."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.services import local_url
+from commands.up import champion_version
+from evermoe.errors import NotReady
+from evermoe.settings import Settings, load_params, use_home
+from serving.router import Router
+from serving.server import listen, run
+
+
+def serve(
+    home: Annotated[Path | None, typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; without it, EVERMOE_HOST.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port (0: any free one); without it, EVERMOE_GATEWAY_PORT.")
+    ] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Let the header X-Evermoe-At say when a request happened.")
+    ] = False,
+) -> None:
+    """Serve the registered model: the OpenAI-compatible gateway, feedback, and the rollout console."""
+    settings = use_home(home)
+    settings.open_home(create=False)
+    if champion_version(settings) is None:
+        raise NotReady(f"{settings.home} has no model to serve: run `evermoe demo`, or `dvc repro` to make a base")
+    host = settings.host if host is None else host
+    serve_on(listen(host, settings.gateway_port if port is None else port), settings, replay)
+
+
+def serve_on(listener: socket.socket, settings: Settings, replay: bool) -> None:
+    """Open the parts, serve until told to stop, close the parts. Raises what a part raises when it cannot be opened."""
+    # Imported here: torch and MLflow take seconds, and a port in use or an empty home is told before.
+    from model import LanguageModel, from_pretrained
+    from monitoring.events import EventLog
+    from registry.controls import Controls
+    from registry.ledger import Ledger
+    from registry.tracking import Tracking
+    from registry.versions import Versions
+    from serving.app import create_app
+    from serving.console import Links
+    from serving.engine import Engine
+    from serving.rollouts import Rollouts
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    versions = Versions(settings.tracking_uri, cache=settings.cache / "weights", artifacts=settings.artifacts)
+    tracking = Tracking(settings.tracking_uri, settings.artifacts)
+
+    def load(version: str) -> LanguageModel:
+        return from_pretrained(versions.weights(version))
+
+    with Ledger(settings.events_url) as ledger, EventLog(settings.events_url) as events:
+        rollouts = Rollouts(Controls(ledger, versions, tracking), events, alpha=load_params().rollout.alpha)
+        engine = Engine(load)
+        router = Router(rollouts.deployment, engine)
+        links = Links(mlflow_page(settings), local_url(settings, settings.prefect_port))
+        app = create_app(engine=engine, router=router, events=events, rollouts=rollouts, links=links, replay=replay)
+        run(app, listener, lambda: announce(listener, router))
+
+
+def mlflow_page(settings: Settings) -> str:
+    """Where MLflow's UI is for a browser: the server we track to, or the one that `evermoe up` starts on our database."""
+    if settings.tracking_uri.startswith("http"):
+        return settings.tracking_uri
+    return local_url(settings, settings.mlflow_port)
+
+
+def announce(listener: socket.socket, router: Router) -> None:
+    """Say where the gateway is and what it serves."""
+    host, port = listener.getsockname()[:2]
+    state = f"serving version {' and '.join(router.versions)}" if router.versions else f"not ready: {router.problem}"
+    address = f"[{host}]" if ":" in host else host
+    print(f"evermoe: gateway on http://{address}:{port}, {state}; Ctrl-C stops it", file=sys.stderr, flush=True)

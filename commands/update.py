@@ -1,0 +1,123 @@
+"""`evermoe drift` and `evermoe update`: the two flows by hand, for those who do not want to wait for the clock."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from commands.up import champion_version
+from evermoe.errors import BadInput, NotReady
+from evermoe.settings import Settings, use_home
+from flows.months import start_of
+from flows.progress import listening
+
+HOME = typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")
+NOW = typer.Option("--now", help="Act as at this time (ISO 8601); without it, the clock's.", metavar="TIME")
+JSON = typer.Option("--json", help="Print one JSON object.")
+
+
+def drift(
+    home: Annotated[Path | None, HOME] = None,
+    now: Annotated[str | None, NOW] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Compare what users asked lately with what the champion learned from, and say why it counts as drift or not."""
+    at = moment(now)
+    served_home(home)
+    from flows.drift import drift as flow
+
+    seen = flow(at)
+    verdict = seen.verdict
+    if as_json:
+        content = {"drifted": verdict.drifted, "reasons": verdict.reasons, "scores": verdict.scores}
+        typer.echo(json.dumps({**content, "thresholds": verdict.thresholds, "update_started": seen.announced}))
+        return
+    typer.echo("drift" if verdict.drifted else "no drift")
+    for reason in verdict.reasons:
+        typer.echo(f"  {reason}")
+
+
+def update(
+    month: Annotated[str | None, typer.Argument(help="The month to learn, YYYY-MM; without it, the last one.")] = None,
+    home: Annotated[Path | None, HOME] = None,
+    now: Annotated[str | None, NOW] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Freeze a month, learn it, distil it, examine the challenger and put it on trial. Run again, it goes on where it stopped."""
+    at = moment(now)
+    if month is not None:
+        start_of(month)
+    served_home(home)
+    from flows.monthly import monthly
+    from flows.parts import open_parts
+
+    with watched():
+        made = monthly(month, at)
+    with open_parts() as parts:
+        version = parts.versions.get(made) if made else None
+    if as_json:
+        typer.echo(json.dumps({"version": made, "gates": version.tags.get("evermoe.gates") if version else None}))
+    elif version is None:
+        typer.echo("too little to learn from; what there is stays for the next month")
+    else:
+        typer.echo(f"version {version.version}, gates {version.tags.get('evermoe.gates')}\n{version.description}")
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """A bar on stderr for each training of the flows that run inside; nothing where that is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what)
+            bars.update(tasks[what], completed=done, total=of)
+
+        with listening(show):
+            yield
+
+
+def served_home(home: Path | None) -> None:
+    """`open_existing`, for what needs a champion. Raises `NotReady` where there is none."""
+    here = open_existing(home)
+    if champion_version(here) is None:
+        raise NotReady(f"{here.home} has no champion; run `evermoe demo`, or make a base with `dvc repro`")
+
+
+def open_existing(home: Path | None) -> Settings:
+    """The home as settings, and Prefect pointed at its server where one answers (else Prefect runs within this process)."""
+    from commands import services
+    from commands.processes import answers
+
+    here = use_home(home)
+    here.open_home(create=False)
+    if not here.home.is_dir():
+        raise NotReady(f"there is no home at {here.home}; run `evermoe demo` to make one, or pass --home")
+    os.environ.setdefault("PREFECT_HOME", str(here.home.resolve() / "prefect"))
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # an error ends as our one line
+    api = services.prefect_api(here)
+    if answers(f"{api}/health"):
+        os.environ.setdefault("PREFECT_API_URL", api)
+    return here
+
+
+def moment(text: str | None) -> datetime:
+    """`--now` as a time with a zone; UTC where none is given. Raises `BadInput`."""
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f"--now {text!r} is no time; write 2025-07-01 or 2025-07-01T06:00:00+00:00") from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
