@@ -1,0 +1,1 @@
+"""What the platform costs and how it compares. Each runs as `python -m benchmarks.NAME [--json]`."""
