@@ -13,6 +13,7 @@ EPOCH_SECONDS = (
     7.26e9,
 )  # 1973 to 2200; below lie years and compact dates, which as an epoch would all fall in 1970
 EPOCH_MILLISECONDS = (1e11, 7.26e12)
+PLAUSIBLE_YEARS = range(1971, 2201)  # others stand for "unknown" (1970-01-01, 0001-01-01) or "never" (9999-12-31)
 COMPACT_DATE = re.compile(r"[12][0-9]{7}")  # 20210304
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 ISO_CHARACTERS = re.compile(r"[0-9TtWwZz:.,+ -]+")
@@ -51,9 +52,14 @@ def parse_moment(value: object) -> datetime:
     else:
         raise ValueError(f"cannot read the date {shortened(str(value))}; write it as ISO 8601 or epoch seconds")
     try:
-        return moment.replace(tzinfo=UTC) if moment.utcoffset() is None else moment.astimezone(UTC)
+        moment = moment.replace(tzinfo=UTC) if moment.utcoffset() is None else moment.astimezone(UTC)
     except OverflowError:
         raise ValueError(f"the date {shortened(str(value))} is out of range") from None
+    if moment.year not in PLAUSIBLE_YEARS:
+        raise ValueError(
+            f"the date {shortened(str(value))} is not between {PLAUSIBLE_YEARS[0]} and {PLAUSIBLE_YEARS[-1]}"
+        )
+    return moment
 
 
 def _from_number(number: int | float) -> datetime:

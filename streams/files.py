@@ -18,7 +18,8 @@ from streams.dates import parse_moment
 from streams.record import LoadedStream, Progress, Record, Rejected
 from streams.tables import Row, Table, read_table
 
-MAX_TEXT = 1_000_000  # characters; longer is a file in a cell, not something somebody asked
+MAX_TEXT = 150_000  # characters; longer is a file in a cell, not something somebody asked, and no body of a request
+MAX_NAME = {"label": 256, "unit": 512}  # characters; what the event log and the gateway take
 
 USUAL_NAMES = {
     "at": ("at", "date", "timestamp", "created_at", "time", "datetime", "created", "when", "ts"),
@@ -106,8 +107,6 @@ def _record(row: Row, chosen: dict[str, str]) -> Record:
         raise ValueError(f"the text is not a string but {type(text).__name__}")
     if not text.strip():
         raise ValueError("the text is empty")
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"the text has {len(text)} characters, more than {MAX_TEXT}")
     label = _name(row.cells.get(chosen.get("label", "")), "label")
     unit = _name(row.cells.get(chosen.get("unit", "")), "unit")
     for role, value in (("text", text), ("label", label), ("unit", unit)):
@@ -115,6 +114,8 @@ def _record(row: Row, chosen: dict[str, str]) -> Record:
             raise ValueError(f"NUL byte in the {role}")
         if value is not None and not _is_unicode(value):
             raise ValueError(f"invalid UTF-8 in the {role}")
+        if value is not None and len(value) > MAX_NAME.get(role, MAX_TEXT):
+            raise ValueError(f"the {role} has {len(value)} characters, more than {MAX_NAME.get(role, MAX_TEXT)}")
     return Record(at, text, label, unit, "files")
 
 

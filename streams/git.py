@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from evermoe.errors import BadInput
+from streams.dates import PLAUSIBLE_YEARS
 from streams.record import LoadedStream, Record
 
 ROOT_LABEL = "(root)"
@@ -61,6 +62,9 @@ def open_git(repository: Path) -> LoadedStream:
             at = datetime.fromtimestamp(int(commit.author_seconds), UTC)
         except (ValueError, OverflowError, OSError):
             left_out["commit without a readable date"] += 1
+            continue
+        if at.year not in PLAUSIBLE_YEARS:
+            left_out["commit without a plausible date"] += 1
             continue
         if not commit.subject.strip():
             left_out["commit without a subject"] += 1

@@ -72,7 +72,15 @@ def test_a_plain_date_is_its_midnight_in_utc(written: object) -> None:
             [],
             {},
         ),
-        *("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "٢٠٢١-٠٣-٠٤", "x" * 100_000),
+        *(
+            "0001-01-01",
+            "1970-01-01",
+            "9999-12-31",
+            "0001-01-01T00:00:00+14:00",
+            "9999-12-31T23:59:59-14:00",
+            "٢٠٢١-٠٣-٠٤",
+            "x" * 100_000,
+        ),
     ],
 )
 def test_what_would_have_to_be_guessed_is_refused_in_one_short_line(written: object) -> None:

@@ -88,8 +88,11 @@ def test_bad_lines_of_jsonl_are_kept_aside_by_line_with_their_reason(tmp_path: P
         12: (b'{"at": "2021-01-01", "text": "x", "label": ["a"]}', "the label is not a name but list"),
         13: (b"[" * 100_000, "nested too deep"),
         14: (b'{"at": ' + b"9" * 5000 + b', "text": "x"}', "broken JSON"),
-        15: (b'{"at": "2021-01-01", "text": "' + b"x" * (MAX_TEXT + 1) + b'"}', "more than 1000000"),
+        15: (b'{"at": "2021-01-01", "text": "' + b"x" * (MAX_TEXT + 1) + b'"}', f"more than {MAX_TEXT}"),
         16: (b"\0\0\0", "broken JSON"),
+        17: (b'{"at": "9999-12-31", "text": "x"}', "not between 1971 and 2200"),
+        18: (b'{"at": "2021-01-01", "text": "x", "label": "' + b"l" * 257 + b'"}', "the label has 257 characters"),
+        19: (b'{"at": "2021-01-01", "text": "x", "unit": "' + b"u" * 513 + b'"}', "the unit has 513 characters"),
     }
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join([good, *(raw for raw, _ in bad.values()), b"", good]))
@@ -138,10 +141,10 @@ def test_bad_rows_of_csv_are_kept_aside_by_line_and_an_open_quote_does_not_swall
 
 def test_a_giant_cell_of_csv_is_one_rejected_row_and_the_process_keeps_its_limit(tmp_path: Path) -> None:
     path = tmp_path / "giant.csv"
-    path.write_text(f"at,text\n2021-01-01,{'x' * (MAX_TEXT + 1)}\n2021-01-02,{'y' * 200_000}\n")
+    path.write_text(f"at,text\n2021-01-01,{'x' * (MAX_TEXT + 1)}\n2021-01-02,{'y' * 140_000}\n")
     limit = csv.field_size_limit()
     stream = open_file(path)
-    assert [len(record.text) for record in stream.records()] == [200_000]
+    assert [len(record.text) for record in stream.records()] == [140_000]
     assert [row.line for row in stream.rejected] == [2]
     assert len(stream.rejected[0].raw) > MAX_TEXT
     assert csv.field_size_limit() == limit

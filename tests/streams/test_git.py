@@ -127,6 +127,14 @@ def test_a_commit_without_a_subject_is_left_out_and_counted(repository: Reposito
     assert stream.left_out == {"commit without a subject": 1}
 
 
+def test_a_commit_of_a_year_that_nobody_lived_is_left_out_and_counted(repository: Repository) -> None:
+    repository.commit("clock not set", "src/a", date="1970-01-02T00:00:00Z")
+    repository.commit("real", "src/b")
+    stream = open_git(repository.path)
+    assert [record.text for record in stream.records()] == ["real"]
+    assert dict(stream.left_out) == {"commit without a plausible date": 1}
+
+
 def test_a_subject_in_bytes_that_are_no_utf_8_is_still_a_record(repository: Repository) -> None:
     message = repository.path / "message"
     message.write_bytes(b"caf\xe9 \xff")
