@@ -34,12 +34,17 @@ class MoeBlock(nn.Module):
         self.shared = SharedExpert(size, config.shared_expert_size) if config.shared_expert_size else None
 
     def forward(
-        self, x_BSD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None
+        self,
+        x_BSD: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: Cache | None,
+        real_T: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Return the new residual stream (B, S, D) and the experts chosen for each token (B, S, K)."""
         x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), rotary, mask, cache)
         x_TD = self.expert_norm(x_BSD).flatten(0, 1)
-        weight_TK, index_TK = self.router(x_TD)
+        weight_TK, index_TK = self.router(x_TD, real_T)
         y_TD = self.experts(x_TD, weight_TK, index_TK)
         if self.shared is not None:
             y_TD = y_TD + self.shared(x_TD)
@@ -144,9 +149,11 @@ class MoeForCausalLM(PreTrainedModel, GenerationMixin):
             position_ids = self._positions(input_ids, attention_mask, cached)
         mask = visible(attention_mask, input_ids.shape[1], cached, input_ids.device)
         rotary = self.rotary(position_ids)
+        pad = self.config.pad_token_id
+        real_T = (input_ids != pad).flatten() if self.training and pad is not None else None
         x_BSD, experts = self.embed(input_ids), []
         for block in self.blocks:
-            x_BSD, index_BSK = block(x_BSD, rotary, mask, past_key_values)
+            x_BSD, index_BSK = block(x_BSD, rotary, mask, past_key_values, real_T)
             experts.append(index_BSK)
         return self.norm(x_BSD), torch.stack(experts)
 

@@ -28,14 +28,18 @@ class Router(nn.Module):
         self.register_buffer("bias", torch.zeros(experts))
         self.register_buffer("load", torch.zeros(experts), persistent=False)
 
-    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weights (T, K), summing to 1 for each token, and the expert indices (T, K)."""
+    def forward(self, x_TD: Tensor, real_T: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the weights (T, K), summing to 1 for each token, and the expert indices (T, K).
+
+        `real_T` is False for padding, which is routed like a token but is no load to balance; None: all are real.
+        """
         affinity_TE = torch.sigmoid(torch.nn.functional.linear(x_TD, self.weight).float())
         index_TK = (affinity_TE + self.bias).topk(self.experts_per_token, dim=-1).indices
         weight_TK = affinity_TE.gather(-1, index_TK)
         weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
         if self.training:
-            self.load += torch.bincount(index_TK.flatten(), minlength=self.bias.numel()).to(self.load.dtype)
+            counted = index_TK if real_T is None else index_TK[real_T]
+            self.load += torch.bincount(counted.flatten(), minlength=self.bias.numel()).to(self.load.dtype)
         return weight_TK.to(x_TD.dtype), index_TK
 
     @torch.no_grad()

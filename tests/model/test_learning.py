@@ -104,3 +104,15 @@ def test_the_bias_moves_load_towards_even_without_a_gradient() -> None:
     assert peaks[0] > 2.5
     assert sum(peaks[-20:]) / 20 < 1.6
     assert not router.bias.requires_grad
+
+
+def test_padding_is_no_load_to_balance() -> None:
+    torch.manual_seed(0)
+    router = Router(16, 32, 4).train()
+    torch.nn.init.normal_(router.weight, std=1.0)
+    x, padding = torch.randn(40, 16), torch.zeros(200, 16)
+    router(x)
+    alone = router.load.clone()
+    router.load.zero_()
+    router(torch.cat([x, padding]), torch.arange(240) < 40)
+    assert torch.equal(router.load, alone)
