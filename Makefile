@@ -1,7 +1,7 @@
 # make demo   installs into .venv and runs the loop on real records      make test    installs and passes the tests
 # make up     serves what the demo made: Prefect, MLflow, the gateway     make check   format, lint, types, import contracts
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -18,7 +18,9 @@ export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "Python 3.11 is needed, and $(PYTHON) is not it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]' \
 	  > $(VENV)/install.log 2>&1 || { grep -v 'is ignored: it is neither' $(VENV)/install.log | tail -n 20; exit 1; }

@@ -24,7 +24,7 @@ from flows.months import end_of, start_of
 from flows.replay import Answer, Habits, Users
 from model import Example, LanguageModel, from_pretrained
 from model.baseline import baseline_answers, train_baseline
-from streams.record import Record
+from streams import Columns, Record
 
 if TYPE_CHECKING:
     from flows.parts import Parts  # imports Prefect, which must learn of our server first
@@ -61,13 +61,20 @@ class Result:
         }
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where the records come from, as the user named it."""
+
+    stream: str
+    path: Path | None
+    columns: Columns
+
+
 class Replay:
     """One demo. Servers listen on free loopback ports, so a demo runs beside anything."""
 
-    def __init__(
-        self, here: Settings, params: Params, stream: str, path: Path | None, plan: Plan, console: Console
-    ) -> None:
-        self.params, self.stream, self.path, self.plan, self.console = params, stream, path, plan, console
+    def __init__(self, here: Settings, params: Params, source: Source, plan: Plan, console: Console) -> None:
+        self.params, self.source, self.plan, self.console = params, source, plan, console
         gateway, prefect = free_ports(2)
         self.here = here.model_copy(update={"gateway_port": gateway, "prefect_port": prefect})
         self.seconds: dict[str, float] = {}
@@ -75,6 +82,7 @@ class Replay:
 
     def run(self, began: float) -> Result:
         """All of it. `began` is the monotonic time at which the user pressed Enter."""
+        os.environ.pop("PREFECT_API_URL", None)  # a server the user runs has deployments of the same names
         os.environ.update(services.environment(self.here), PREFECT_LOGGING_LEVEL="CRITICAL")
         with Processes(self.here.home / "logs") as processes, self.bars() as bars:
             with self.timed("servers"):
@@ -99,7 +107,8 @@ class Replay:
 
         task = bars.add_task("training the base", total=None)
         with self.timed("base"), listening(lambda what, done, of: bars.update(task, completed=done, total=of)):
-            base(self.stream, str(self.path.resolve()) if self.path else None, self.plan.start)
+            path = str(self.source.path) if self.source.path else None
+            base(self.source.stream, path, self.plan.start, self.source.columns)
         bars.remove_task(task)
 
     def live(self, processes: Processes, bars: Progress) -> Result:

@@ -21,6 +21,10 @@ from streams import Columns, Stream, months, open_stream
 from streams import Progress as StreamProgress
 
 LABELS_SHOWN = 15
+AT = typer.Option(help="Column of the date (files); without it and its like, columns of usual names are found.")
+TEXT = typer.Option(help="Column of the text (files).")
+LABEL = typer.Option(help="Column of the right answer (files).")
+UNIT = typer.Option(help="Column of who asked (files).")
 
 
 def ingest(
@@ -30,10 +34,10 @@ def ingest(
     path: Annotated[
         Path | None, typer.Option(help="The repository of git, the JSONL, CSV or Parquet file of files.")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="Column of the text (files).")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the right answer (files).")] = None,
-    at: Annotated[str | None, typer.Option(help="Column of the date (files).")] = None,
-    unit: Annotated[str | None, typer.Option(help="Column of who asked (files).")] = None,
+    at: Annotated[str | None, AT] = None,
+    text: Annotated[str | None, TEXT] = None,
+    label: Annotated[str | None, LABEL] = None,
+    unit: Annotated[str | None, UNIT] = None,
     home: Annotated[Path | None, typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

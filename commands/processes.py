@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from evermoe.errors import BadInput, EvermoeError, PortInUse
+from evermoe.locks import exclusive
 
 LEASH = Path(__file__).with_name("leash.py")
 READY_SECONDS = 180.0
@@ -161,6 +162,16 @@ class Processes:
                 one.leash.kill()  # the program dies with its leash
                 one.leash.wait()
         self.running.clear()
+
+
+@contextlib.contextmanager
+def in_use(home: Path) -> Iterator[None]:
+    """Keep a home to this process: two that run flows on it, or one that moves it away, would spoil it. Raises `Conflict`."""
+    taken = (
+        f"{home} is in use by another `evermoe up` or `evermoe demo`; stop that one, or choose another home with --home"
+    )
+    with exclusive(home / "in-use.lock", taken):
+        yield
 
 
 def is_ready(one: Running) -> bool:

@@ -73,6 +73,7 @@ def start(
     reason: Annotated[str, REASON],
     by: Annotated[str | None, BY] = None,
     home: Annotated[Path | None, HOME] = None,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Put a registered version on trial against the champion, at the foot of the ramp."""
     from flows.monthly import salt_of
@@ -89,28 +90,38 @@ def start(
         now = datetime.now(UTC)
         rollout = new_rollout(name, challenger.month, champion.version, version, salt_of(name, challenger), policy, now)
         controls = Controls(parts.ledger, parts.versions, parts.tracking)
-        controls.open(rollout, by=f"{by or getpass.getuser()}: {reason}")
-        typer.echo(f"rollout {rollout.id} is open: version {version} meets {rollout.share:.0%} of the units")
+        opened = controls.open(rollout, by=f"{by or getpass.getuser()}: {reason}")
+    tell(
+        opened,
+        as_json,
+        f"rollout {opened.id} is {opened.status}: version {version} meets {opened.share:.0%} of the units",
+    )
 
 
 @app.command()
 def pause(
-    reason: Annotated[str, REASON], by: Annotated[str | None, BY] = None, home: Annotated[Path | None, HOME] = None
+    reason: Annotated[str, REASON],
+    by: Annotated[str | None, BY] = None,
+    home: Annotated[Path | None, HOME] = None,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Stop all automatic moves; every unit keeps its arm."""
     from registry import rollout as machine
 
-    steer(home, by, lambda rollout: machine.pause(rollout, reason))
+    steer(home, by, as_json, lambda rollout: machine.pause(rollout, reason))
 
 
 @app.command()
 def resume(
-    reason: Annotated[str, REASON], by: Annotated[str | None, BY] = None, home: Annotated[Path | None, HOME] = None
+    reason: Annotated[str, REASON],
+    by: Annotated[str | None, BY] = None,
+    home: Annotated[Path | None, HOME] = None,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Let a paused rollout move again."""
     from registry import rollout as machine
 
-    steer(home, by, lambda rollout: machine.resume(rollout, reason))
+    steer(home, by, as_json, lambda rollout: machine.resume(rollout, reason))
 
 
 @app.command()
@@ -119,35 +130,42 @@ def share(
     reason: Annotated[str, REASON],
     by: Annotated[str | None, BY] = None,
     home: Annotated[Path | None, HOME] = None,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Give the challenger this share; the ramp goes on from there."""
     from registry import rollout as machine
 
-    steer(home, by, lambda rollout: machine.set_share(rollout, share, reason))
+    steer(home, by, as_json, lambda rollout: machine.set_share(rollout, share, reason))
 
 
 @app.command()
 def promote(
-    reason: Annotated[str, REASON], by: Annotated[str | None, BY] = None, home: Annotated[Path | None, HOME] = None
+    reason: Annotated[str, REASON],
+    by: Annotated[str | None, BY] = None,
+    home: Annotated[Path | None, HOME] = None,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Let the challenger take over now, without waiting for proof."""
     from registry import rollout as machine
 
-    steer(home, by, lambda rollout: machine.promote(rollout, reason))
+    steer(home, by, as_json, lambda rollout: machine.promote(rollout, reason))
 
 
 @app.command()
 def abort(
-    reason: Annotated[str, REASON], by: Annotated[str | None, BY] = None, home: Annotated[Path | None, HOME] = None
+    reason: Annotated[str, REASON],
+    by: Annotated[str | None, BY] = None,
+    home: Annotated[Path | None, HOME] = None,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Send all units back to the champion and end the trial."""
     from registry import rollout as machine
 
-    steer(home, by, lambda rollout: machine.abort(rollout, reason))
+    steer(home, by, as_json, lambda rollout: machine.abort(rollout, reason))
 
 
-def steer(home: Path | None, by: str | None, decided: Callable[[Rollout], Decision]) -> None:
-    """Carry out what a person decided on the open rollout. Raises `NotReady` where none is open."""
+def steer(home: Path | None, by: str | None, as_json: bool, decided: Callable[[Rollout], Decision]) -> None:
+    """Carry out what a person decided on the open rollout, and tell it. Raises `NotReady` where none is open."""
     from registry.controls import Controls
 
     with parts_of(home) as parts:
@@ -157,7 +175,12 @@ def steer(home: Path | None, by: str | None, decided: Callable[[Rollout], Decisi
         controls = Controls(parts.ledger, parts.versions, parts.tracking)
         verdict = weighed(parts, rollout)
         after = controls.apply(rollout, decided(rollout), by or getpass.getuser(), datetime.now(UTC), verdict)
-    typer.echo(f"rollout {after.id} is {after.status}, the challenger's share {after.share:.0%}")
+    tell(after, as_json, f"rollout {after.id} is {after.status}, the challenger's share {after.share:.0%}")
+
+
+def tell(rollout: Rollout, as_json: bool, words: str) -> None:
+    """What a rollout became, for a program or for a person."""
+    typer.echo(json.dumps(plain(asdict(rollout))) if as_json else words)
 
 
 def weighed(parts: Parts, rollout: Rollout) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from commands.services import local_url
 from commands.up import champion_version
 from evermoe.errors import NotReady
 from evermoe.settings import Settings, load_params, use_home
-from serving.router import Router
+from serving.router import Deployment, Router
 from serving.server import listen, run
 
 
@@ -27,6 +28,12 @@ def serve(
     replay: Annotated[
         bool, typer.Option("--replay", help="Let the header X-Evermoe-At say when a request happened.")
     ] = False,
+    rehearse: Annotated[
+        str | None,
+        typer.Option(
+            help="Serve only this version and keep no row of it: the last gate of an update.", metavar="VERSION"
+        ),
+    ] = None,
 ) -> None:
     """Serve the registered model: the OpenAI-compatible gateway, feedback, and the rollout console."""
     settings = use_home(home)
@@ -34,11 +41,21 @@ def serve(
     if champion_version(settings) is None:
         raise NotReady(f"{settings.home} has no model to serve: run `evermoe demo`, or `dvc repro` to make a base")
     host = settings.host if host is None else host
-    serve_on(listen(host, settings.gateway_port if port is None else port), settings, replay)
+    listener = listen(host, settings.gateway_port if port is None else port)
+    if rehearse is None:
+        serve_on(listener, settings, settings.events_url, replay=replay)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        serve_on(listener, settings, f"sqlite:///{folder}/events.db", only=rehearse)
 
 
-def serve_on(listener: socket.socket, settings: Settings, replay: bool) -> None:
-    """Open the parts, serve until told to stop, close the parts. Raises what a part raises when it cannot be opened."""
+def serve_on(
+    listener: socket.socket, settings: Settings, events_url: str, replay: bool = False, only: str | None = None
+) -> None:
+    """Open the parts, serve until told to stop, close the parts. Raises what a part raises when it cannot be opened.
+
+    `only` is the one version to serve, whatever the ledger says.
+    """
     # Imported here: torch and MLflow take seconds, and a port in use or an empty home is told before.
     from model import LanguageModel, from_pretrained
     from monitoring.events import EventLog
@@ -58,10 +75,10 @@ def serve_on(listener: socket.socket, settings: Settings, replay: bool) -> None:
     def load(version: str) -> LanguageModel:
         return from_pretrained(versions.weights(version))
 
-    with Ledger(settings.events_url) as ledger, EventLog(settings.events_url) as events:
+    with Ledger(events_url) as ledger, EventLog(events_url) as events:
         rollouts = Rollouts(Controls(ledger, versions, tracking), events, alpha=load_params().rollout.alpha)
         engine = Engine(load)
-        router = Router(rollouts.deployment, engine)
+        router = Router(rollouts.deployment if only is None else lambda: Deployment(only), engine)
         links = Links(mlflow_page(settings), local_url(settings, settings.prefect_port))
         app = create_app(engine=engine, router=router, events=events, rollouts=rollouts, links=links, replay=replay)
         run(app, listener, lambda: announce(listener, router))

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from commands import services
-from commands.processes import Process, Processes, Running, answers
+from commands.processes import Process, Processes, Running, answers, in_use
 from evermoe.errors import NotReady, ServiceUnreachable
 from evermoe.settings import Settings, use_home
 
@@ -46,7 +46,7 @@ def up(
         )
     settings.open_home()
     console = Console(stderr=True)
-    with suppress(KeyboardInterrupt), Processes(settings.home.resolve() / "logs") as processes:
+    with suppress(KeyboardInterrupt), in_use(settings.home), Processes(settings.home.resolve() / "logs") as processes:
         stop_on_signals()
         console.print(
             Text(f"starting with champion version {champion} of {settings.home} (the first time takes half a minute)")

@@ -39,7 +39,9 @@ def drift(
     verdict = seen.verdict
     if as_json:
         content = {"drifted": verdict.drifted, "reasons": verdict.reasons, "scores": verdict.scores}
-        typer.echo(json.dumps({**content, "thresholds": verdict.thresholds, "update_started": seen.announced}))
+        typer.echo(
+            json.dumps({**content, "thresholds": verdict.thresholds, "update_started": seen.announced and heard()})
+        )
         return
     typer.echo("drift" if verdict.drifted else "no drift")
     for reason in verdict.reasons:
@@ -70,6 +72,11 @@ def update(
         typer.echo("too little to learn from; what there is stays for the next month")
     else:
         typer.echo(f"version {version.version}, gates {version.tags.get('evermoe.gates')}\n{version.description}")
+
+
+def heard() -> bool:
+    """Whether a Prefect server is there to start what an event asks for; without one Prefect ran within this process."""
+    return "PREFECT_API_URL" in os.environ
 
 
 @contextmanager

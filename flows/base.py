@@ -22,7 +22,7 @@ from model import Evaluation, LanguageModel, MoeConfig, Recipe, evaluate, train_
 from model.learn import Report
 from registry.snapshots import SnapshotRow
 from registry.versions import Version
-from streams import open_stream
+from streams import Columns, open_stream
 from streams.record import Record
 
 BASE = "base"
@@ -36,9 +36,9 @@ def prepare(records: Sequence[Record], until: str, most: int) -> list[SnapshotRo
         for index, record in enumerate(records)
         if record.label is not None and record.at < start_of(until)
     ][-most:]
-    labels = {row.label for row in rows}
+    labels = {example.label for example in split(rows).train}
     if len(labels) < 2:
-        what = f"only the label {labels.pop()!r}" if labels else "no labelled record"
+        what = f"only the label {labels.pop()!r} to learn from" if labels else "no labelled record to learn from"
         raise BadInput(f"before {until} the stream has {what}; a base needs two labels or more: choose a later month")
     return rows
 
@@ -90,21 +90,22 @@ def take_in(parts: Parts, model: LanguageModel, rows: Sequence[SnapshotRow], unt
 
 
 @flow(name="base", flow_run_name="base before {until}")
-def base(stream: str, path: str | None, until: str) -> str:
+def base(stream: str, path: str | None, until: str, columns: Columns | None = None) -> str:
     """Make version 1 from a stream and let it be the champion. Returns the version; a home that has a champion keeps it."""
     with open_parts() as parts:
         champion = parts.versions.champion()
         if champion is not None:
             return champion.version
-        rows = freeze(parts, stream, path, until)
+        rows = freeze(parts, stream, path, until, columns)
         model = train(parts, rows, until)
         return register(parts, model, rows, until).version
 
 
 @step("bring the records", retries=2, retry_delay_seconds=5)
-def freeze(parts: Parts, stream: str, path: str | None, until: str) -> list[SnapshotRow]:
+def freeze(parts: Parts, stream: str, path: str | None, until: str, columns: Columns | None) -> list[SnapshotRow]:
     """The stream's records before the month, as the DVC snapshot `base`."""
-    records = open_stream(stream, path=Path(path) if path else None, cache=settings().cache).records()
+    place = Path(path) if path else None
+    records = open_stream(stream, path=place, cache=settings().cache, columns=columns).records()
     rows = prepare(records, until, parts.params.base.max_records)
     parts.snapshots.freeze(BASE, rows)
     return rows

@@ -25,6 +25,7 @@ import yaml
 
 from evermoe.errors import BadInput, EvermoeError, ServiceUnreachable
 from evermoe.settings import ROOT
+from flows.months import before, month_of
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 RUNNER = "evermoe"
 QUERY_SECONDS = 2.0
+UPDATE = "monthly"  # the deployment whose stopped runs are begun again; the others come again soon anyway
 SERVER_SECONDS = 120.0
 
 
@@ -100,13 +102,16 @@ async def serve(*, paused_schedules: bool = False, query_seconds: float = QUERY_
 
     await server_answers(SERVER_SECONDS)
     runner = RunnerThatEnds(name=RUNNER, query_seconds=query_seconds, pause_on_shutdown=False)
-    ids = [
-        await runner.aadd_deployment(build(definition, paused_schedules=paused_schedules, root=root))
+    ids = {
+        definition["name"]: await runner.aadd_deployment(
+            build(definition, paused_schedules=paused_schedules, root=root)
+        )
         for definition in read_deployments(root / "prefect.yaml")
-    ]
+    }
     async with get_client() as client:
-        await settle_orphans(client, ids)
-        await skip_missed(client, ids, now=datetime.now(UTC))
+        await settle_orphans(client, list(ids.values()))
+        await resume_update(client, ids[UPDATE])
+        await skip_missed(client, list(ids.values()), now=datetime.now(UTC))
     print(f"serving {len(ids)} deployments", flush=True)
     await runner.start()
 
@@ -126,7 +131,8 @@ async def server_answers(seconds: float) -> None:
 async def settle_orphans(client: PrefectClient, deployments: Sequence[UUID]) -> int:
     """Mark as crashed the runs that a killed runner left behind. Returns how many.
 
-    Nobody else would: such a run stays Running for ever and holds its deployment's only concurrency slot.
+    Nobody else would: such a run stays Running for ever and holds its deployment's only concurrency slot. Runs of a work
+    pool are its workers' to settle.
     """
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
@@ -137,9 +143,27 @@ async def settle_orphans(client: PrefectClient, deployments: Sequence[UUID]) -> 
         deployment_filter=only(deployments),
         flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unsettled))),
     )
+    orphans = [run for run in orphans if run.work_pool_name is None]
     for run in orphans:
         await client.set_flow_run_state(run.id, Crashed(message="the runner that ran this was killed"), force=True)
     return len(orphans)
+
+
+async def resume_update(client: PrefectClient, deployment: UUID) -> FlowRun | None:
+    """Begin the latest update again if it was stopped half-way: the calendar would bring another only with the next month.
+
+    It goes on where it was: what it had finished is found. Returns the new run.
+    """
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    runs: list[FlowRun] = await client.read_flow_runs(
+        deployment_filter=only([deployment]), sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200
+    )
+    latest = next((run for run in runs if run.state and not (run.auto_scheduled and run.state.is_scheduled())), None)
+    if latest is None or latest.state is None or not latest.state.is_crashed():
+        return None
+    month = latest.parameters.get("month") or before(month_of(latest.expected_start_time or datetime.now(UTC)))
+    return await client.create_flow_run_from_deployment(deployment, parameters={**latest.parameters, "month": month})
 
 
 async def skip_missed(client: PrefectClient, deployments: Sequence[UUID], *, now: datetime) -> int:

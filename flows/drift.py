@@ -14,9 +14,9 @@ from prefect.events import emit_event
 
 from evermoe.errors import NotReady
 from flows.lineage import learned_rows
-from flows.months import month_of, period_of
+from flows.months import before, end_of, month_of, period_of, start_of
 from flows.parts import Parts, open_parts
-from flows.steps import at_moment, step
+from flows.steps import at_moment, step, under_way
 from monitoring.drift import DriftPolicy, DriftVerdict, Observed, compare
 
 DETECTED = "evermoe.drift.detected"
@@ -42,9 +42,10 @@ def drift(now: datetime | None = None) -> Seen:
         current = window(parts, now, policy.window_days)
         reference = [Observed(row.text, row.label) for row in learned_rows(parts.snapshots, champion)]
         verdict = judge(parts, reference[-policy.reference_rows :], current, policy, now)
-        announced = verdict.drifted and worth_starting(parts, champion.version, now)
+        month = month_to_learn(parts, now)
+        announced = verdict.drifted and worth_starting(parts, champion.version, month)
         if announced:
-            announce(champion.version, verdict, now)
+            announce(champion.version, verdict, month, now)
         return Seen(verdict, announced)
 
 
@@ -88,16 +89,23 @@ def judge(
     return verdict
 
 
-def worth_starting(parts: Parts, champion: str, now: datetime) -> bool:
-    """Whether drift should start an update: not while a challenger is on trial, and once for a champion in a month."""
-    month = month_of(now - timedelta(seconds=1))
+def month_to_learn(parts: Parts, now: datetime) -> str:
+    """The month that an update at `now` should learn: the one before, until it is frozen; then what there is of this one."""
+    running = month_of(now - timedelta(seconds=1))
+    last = before(running)
+    if last not in parts.snapshots.names() and parts.events.told(start_of(last), end_of(last)):
+        return last
+    return running
+
+
+def worth_starting(parts: Parts, champion: str, month: str) -> bool:
+    """Whether drift should start an update: not during one, not while a challenger is on trial, once for a champion in a month."""
     tried = [v for v in parts.versions.all() if v.parent == champion and v.month.startswith(month)]
-    return parts.ledger.running() is None and not tried
+    return parts.ledger.running() is None and not tried and not under_way("monthly")
 
 
-def announce(champion: str, verdict: DriftVerdict, now: datetime) -> None:
+def announce(champion: str, verdict: DriftVerdict, month: str, now: datetime) -> None:
     """Emit the event that `monthly`'s trigger in prefect.yaml waits for."""
-    month = month_of(now - timedelta(seconds=1))
     emit_event(
         DETECTED,
         resource={"prefect.resource.id": f"evermoe.version.{champion}", "prefect.resource.name": f"evermoe {champion}"},

@@ -41,11 +41,21 @@ def merged(snapshots: Snapshots, names: Iterable[str]) -> list[SnapshotRow]:
 def lineage_tags(params: Params, snapshots: Snapshots, names: Iterable[str]) -> dict[str, str]:
     """Everything a version's making depended on: code, data, parameters, libraries."""
     names = tuple(names)
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         LEARNED: ",".join(names),
         "evermoe.dvc": json.dumps({name: snapshots.get(name).md5 for name in names}),
-        "evermoe.git_commit": commit.stdout.strip() or "not a checkout",
+        "evermoe.git_commit": git_commit() or "not a checkout",
         "evermoe.params": params.model_dump_json(include={"model", "base", "update", "gates"}),
         "evermoe.libraries": json.dumps({name: installed(name) for name in ("torch", "transformers", "tokenizers")}),
     }
+
+
+def git_commit() -> str | None:
+    """The commit that is checked out here; None outside of a checkout, or without git."""
+    try:
+        said = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return said.stdout.strip() or None

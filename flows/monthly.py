@@ -17,6 +17,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.runtime import flow_run
 
 from evermoe.errors import NotReady
+from evermoe.locks import exclusive
 from evermoe.settings import UpdateParams
 from flows.candidate import Candidate, describe, store
 from flows.curves import Curve
@@ -25,13 +26,17 @@ from flows.exams import LOOK_BACK_MONTHS, sit
 from flows.lineage import learned, merged, unlearned
 from flows.months import before, end_of, month_of, period_of, start_of
 from flows.parts import Parts, open_parts
-from flows.steps import step
+from flows.rehearsal import rehearse
+from flows.steps import due, step
 from model import Example, Gate, LanguageModel, Recipe, distil, from_pretrained, mix, train_month
 from registry.controls import Controls
 from registry.evidence import weigh
 from registry.rollout import Policy, make_way, new_rollout
 from registry.snapshots import Snapshot, SnapshotRow
 from registry.versions import Version
+
+BEGINNING = datetime(1971, 1, 1, tzinfo=UTC)  # before any feedback
+REHEARSED = "evermoe.rehearsed"
 
 
 @dataclass(frozen=True)
@@ -46,31 +51,32 @@ class Material:
 
 
 def run_name() -> str:
-    """`update 2025-06`: the month that was asked for, else the one before the run was due."""
-    month = flow_run.parameters.get("month") or before(month_of(flow_run.scheduled_start_time))
-    return f"update {month}"
+    """`update 2025-06`."""
+    return f"update {flow_run.parameters.get('month') or before(month_of(due()))}"
 
 
 @flow(name="monthly", flow_run_name=run_name)
 def monthly(month: str | None = None, now: datetime | None = None) -> str | None:
-    """Make the challenger of `month`, by default the month before `now`. Returns its version; None: too little to learn."""
+    """Make the challenger of `month`, by default the one before the run was due. Returns its version; None: too little to learn."""
+    month = month or before(month_of(due()))
     now = now or datetime.now(UTC)
-    month = month or before(month_of(now))
     period = period_of(month, now)
-    with open_parts() as parts:
+    with open_parts() as parts, exclusive(parts.snapshots.home / "update.lock"):
         champion = parts.versions.champion()
         if champion is None:
             raise NotReady("there is no champion to update; make a base first: `evermoe demo`, or see the README")
         made = parts.versions.find(period, champion.version)
         if made is None:
+            for missed in unfrozen(parts, month):
+                freeze(parts, missed, now)
             freeze(parts, period, now)
             material = gather(parts, champion, period)
             if len(material.domain) < parts.params.update.min_records or not material.new_exam:
                 too_little(period, material)
                 return None
             made = make(parts, champion, material, period)
-        if made.tags.get("evermoe.gates") == "passed":
-            put_on_trial(parts, champion, made, period, now)
+        if made.tags.get("evermoe.gates") == "passed" and answers(parts, made, period):
+            put_on_trial(parts, made, period, now)
         return made.version
 
 
@@ -81,6 +87,14 @@ def make(parts: Parts, champion: Version, material: Material, period: str) -> Ve
     challenger = distil_challenger(parts, incumbent, new, material, period)
     gates = examine(parts, incumbent, challenger, material, period)
     return register(parts, champion, incumbent, challenger, material, gates, period)
+
+
+def unfrozen(parts: Parts, month: str) -> list[str]:
+    """The months before `month` whose answers no snapshot holds whole: nobody froze them, because nothing ran as they ended."""
+    names = parts.snapshots.names()
+    last = max((name[:7] for name in names if name[0].isdigit()), default=None)
+    told = parts.events.told(start_of(last) if last else BEGINNING, start_of(month))
+    return sorted({month_of(row.feedback_at) for row in told if row.feedback_at is not None} - set(names))
 
 
 @step(name="freeze the month", retries=2, retry_delay_seconds=5)
@@ -199,13 +213,41 @@ def register(
     return version
 
 
+@step(name="ask it in the real server")
+def answers(parts: Parts, challenger: Version, period: str) -> bool:
+    """The last gate: the registered version loads and answers in the gateway. Once passed, it is not asked again."""
+    if challenger.tags.get(REHEARSED) == "passed":
+        return True
+    gate = rehearse(parts, challenger)
+    with parts.tracking.step(period[:7], "gates", period) as run:
+        run.tags({"evermoe.gate.server": "passed" if gate.passed else gate.reason})
+    if gate.passed:
+        parts.versions.tag(challenger.version, {REHEARSED: "passed"})
+    else:
+        failed = {"evermoe.gates": "failed", "evermoe.gates_failed": f"{gate.name} {gate.reason}"}
+        parts.versions.tag(challenger.version, failed)
+    return gate.passed
+
+
 @step(name="put the challenger on trial", retries=2, retry_delay_seconds=10)
-def put_on_trial(parts: Parts, champion: Version, challenger: Version, period: str, now: datetime) -> None:
-    """Open the rollout at the foot of the ramp, unless an older one is still to be decided (`registry.rollout.make_way`)."""
+def put_on_trial(parts: Parts, challenger: Version, period: str, now: datetime) -> None:
+    """Open the rollout at the foot of the ramp, unless an older one is still to be decided (`registry.rollout.make_way`).
+
+    A challenger whose parent was replaced while it was trained meets nobody: it would be compared with a version that has
+    gone. The new champion has not learned its month, so the next update does.
+    """
+    champion = parts.versions.champion()
+    assert champion is not None
+    if parts.ledger.find(period, str(challenger.parent)) is not None:
+        return
+    if champion.version != challenger.parent:
+        gone = (
+            f"version {champion.version} replaced {challenger.parent} meanwhile; the next update learns {period} anew"
+        )
+        parts.versions.tag(challenger.version, {"evermoe.rollout": gone})
+        return
     controls = Controls(parts.ledger, parts.versions, parts.tracking)
     policy = Policy(**parts.params.rollout.model_dump())
-    if parts.ledger.find(period, champion.version) is not None:
-        return
     undecided = parts.ledger.running()
     if undecided is not None:
         verdict = weigh(parts.events.rewards(undecided.id), policy.alpha, now)

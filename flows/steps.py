@@ -17,13 +17,38 @@ def at_moment(words: str) -> Callable[[], str]:
     """Names a flow's runs `words 2025-07-01 06:00`: by the time that was passed in, else by the time it was due."""
 
     def name() -> str:
-        from prefect.runtime import flow_run
-
-        now = flow_run.parameters.get("now") or flow_run.scheduled_start_time
-        moment = datetime.fromisoformat(now) if isinstance(now, str) else now
-        return f"{words} {moment:%Y-%m-%d %H:%M}"
+        return f"{words} {due():%Y-%m-%d %H:%M}"
 
     return name
+
+
+def due() -> datetime:
+    """When the flow that runs here was to happen: the time that was passed in, else the one it was due, however late it began."""
+    from prefect.runtime import flow_run
+
+    moment = flow_run.parameters.get("now") or flow_run.scheduled_start_time
+    return datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+
+
+def under_way(flow: str) -> bool:
+    """Whether a run of this flow has begun, or was asked for and waits; what the calendar will bring does not count."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowFilter,
+        FlowFilterName,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+
+    unfinished = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished))),
+        )
+    return any(not (run.auto_scheduled and run.state_type == StateType.SCHEDULED) for run in runs)
 
 
 def step(name: str, retries: int = 0, retry_delay_seconds: float = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import main
+from commands.processes import in_use
 from evermoe.settings import settings
 
 
@@ -115,6 +116,30 @@ def test_a_demo_does_not_play_in_a_home_with_something_else_in_it(
     line = refused(capsys, "demo", "--home", "home", "--stream", "files", "--path", str(file))
     assert "thesis.txt" in line
     assert [entry.name for entry in (here / "home").iterdir()] == ["thesis.txt"]
+
+
+def test_a_demo_does_not_mix_with_rows_that_are_in_a_shared_database(
+    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from monitoring.events import EventLog
+    from tests.monitoring.rows_for_tests import a_request
+
+    url = f"sqlite:///{here / 'shared.db'}"
+    with EventLog(url) as events:
+        events.record(a_request())
+    monkeypatch.setenv("EVERMOE_DATABASE_URL", url)
+    line = refused(capsys, "demo", "--home", "home", "--stream", "files", "--path", str(rows(here, "many.csv")))
+    assert "EVERMOE_DATABASE_URL holds requests" in line
+    assert not (here / "home").exists()
+
+
+def test_a_home_in_use_is_neither_moved_away_nor_served_twice(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    (here / "home").mkdir()
+    (here / "home" / "demo.started").write_text("")
+    with in_use(here / "home"):
+        line = refused(capsys, "demo", "--home", "home", "--stream", "files", "--path", str(rows(here, "many.csv")))
+    assert "in use by another" in line
+    assert (here / "home" / "demo.started").exists()
 
 
 @pytest.mark.parametrize("words", [["up"], ["serve"], ["drift"], ["update"], ["rollout", "status"]])

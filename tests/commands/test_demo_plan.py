@@ -16,7 +16,9 @@ from streams.record import Record
 def records(*months: str, each: int = 10) -> list[Record]:
     """So many records in each of these months."""
     return [
-        Record(datetime(int(month[:4]), int(month[5:]), 1 + day, tzinfo=UTC), f"text {day}", "ab"[day % 2], None, "test")
+        Record(
+            datetime(int(month[:4]), int(month[5:]), 1 + day, tzinfo=UTC), f"text {day}", "ab"[day % 2], None, "test"
+        )
         for month in months
         for day in range(each)
     ]

@@ -185,6 +185,34 @@ def test_a_run_that_a_killed_runner_left_is_settled_so_the_next_can_start(platfo
     assert "killed" in after.message
 
 
+def test_an_update_that_was_stopped_half_way_is_begun_again_once(platform: Platform) -> None:
+    from prefect.states import Completed, Running
+
+    already = len(platform.calls())
+
+    async def leave_and_resume(client: Any) -> Any:
+        monthly = await client.read_deployment_by_name("monthly/monthly")
+        left = await client.create_flow_run_from_deployment(
+            monthly.id, state=Running(), parameters={"month": "2025-05"}
+        )
+        await deployments.settle_orphans(client, [monthly.id])
+        begun = await deployments.resume_update(client, monthly.id)
+        again = await deployments.resume_update(client, monthly.id)
+        return left.id, begun, again
+
+    left, begun, again = in_client(platform, leave_and_resume)
+    assert begun is not None
+    assert (begun.id != left, begun.parameters["month"], again) == (True, "2025-05", None)
+    assert platform.wait_for_call(already + 1)["month"] == "2025-05"
+
+    async def finish(client: Any) -> Any:
+        monthly = await client.read_deployment_by_name("monthly/monthly")
+        await client.create_flow_run_from_deployment(monthly.id, state=Completed())
+        return await deployments.resume_update(client, monthly.id)
+
+    assert in_client(platform, finish) is None
+
+
 def test_of_the_runs_a_schedule_missed_only_the_latest_is_kept(platform: Platform) -> None:
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import IntervalSchedule

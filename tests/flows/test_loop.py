@@ -280,3 +280,48 @@ def test_a_month_of_one_label_is_learned_like_any_other_and_a_failed_gate_keeps_
     assert (version.tags["evermoe.gates"], version.aliases) == ("failed", ())
     assert "needs +101.0 **(failed)**" in version.description
     assert platform.parts.ledger.running() is None
+
+
+def test_months_that_ended_while_nothing_ran_are_frozen_before_the_one_that_is_learned(platform: Platform) -> None:
+    from flows.drift import month_to_learn
+    from flows.monthly import monthly
+
+    parts = platform.parts
+    for month, skipped in (("2025-11", 200), ("2025-12", 216)):
+        for number, (text, label) in enumerate(itertools.islice(texts("db.sql"), skipped, skipped + 16)):
+            platform.ask(start_of(month) + timedelta(hours=number), text, label, answer=label)
+    early = end_of("2025-11") + timedelta(hours=5)
+    assert month_to_learn(parts, early) == "2025-11"  # what the calendar will learn at six, not five hours of December
+    assert monthly("2025-12", end_of("2025-12")) is not None
+    assert {"2025-11", "2025-12"} <= set(parts.snapshots.names())
+    assert len(parts.snapshots.load("2025-11")) == 16
+    assert month_to_learn(parts, early) == "2025-12"
+
+
+def test_a_version_that_the_real_server_cannot_load_meets_no_user(platform: Platform) -> None:
+    from flows.rehearsal import rehearse
+
+    parts = platform.parts
+    champion = parts.versions.champion()
+    assert champion is not None
+    assert rehearse(parts, champion).passed
+    weights = parts.versions.weights(champion.version) / "model.safetensors"
+    whole = weights.read_bytes()
+    try:
+        weights.write_bytes(whole[: len(whole) // 2])
+        gate = rehearse(parts, champion)
+    finally:
+        weights.write_bytes(whole)
+    assert not gate.passed
+    assert "does not answer" in gate.reason
+    assert "\n" not in gate.reason
+
+
+def test_a_challenger_whose_parent_was_replaced_while_it_was_trained_is_not_put_on_trial(platform: Platform) -> None:
+    from flows.monthly import put_on_trial
+
+    parts = platform.parts
+    orphan = parts.versions.get("2")  # its parent is version 1, and the champion is version 2
+    put_on_trial.fn(parts, orphan, "2026-01", end_of("2026-01"))  # type: ignore[attr-defined]
+    assert parts.ledger.find("2026-01", "1") is None
+    assert "replaced 1 meanwhile" in parts.versions.get("2").tags["evermoe.rollout"]
