@@ -202,9 +202,9 @@ def champion(settings: Settings) -> Result:
             f"MLflow answers, but no champion is registered in {settings.home}: run `evermoe demo`, or `dvc repro`"
         )
         return
-    from registry.versions import Versions
+    from flows.parts import open_versions
 
-    versions = Versions(settings.tracking_uri, cache=settings.cache / "weights", artifacts=settings.artifacts)
+    versions = open_versions(settings)
     try:
         yield ok(f"version {current}, weights in {versions.weights(current)}")
     except NotFound as error:

@@ -57,19 +57,19 @@ def serve_on(
     `only` is the one version to serve, whatever the ledger says.
     """
     # Imported here: torch and MLflow take seconds, and a port in use or an empty home is told before.
+    from flows.parts import open_versions
     from model import LanguageModel, from_pretrained
     from monitoring.events import EventLog
     from registry.controls import Controls
     from registry.ledger import Ledger
     from registry.tracking import Tracking
-    from registry.versions import Versions
     from serving.app import create_app
     from serving.console import Links
     from serving.engine import Engine
     from serving.rollouts import Rollouts
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    versions = Versions(settings.tracking_uri, cache=settings.cache / "weights", artifacts=settings.artifacts)
+    versions = open_versions(settings)
     tracking = Tracking(settings.tracking_uri, settings.artifacts)
 
     def load(version: str) -> LanguageModel:

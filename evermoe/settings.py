@@ -171,9 +171,9 @@ class Settings(BaseSettings):
         return self.mlflow_uri or f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
 
     @property
-    def artifacts(self) -> Path:
-        """Where MLflow keeps artifacts when it tracks into the home."""
-        return self.home.resolve() / "artifacts"
+    def artifacts(self) -> Path | None:
+        """Where MLflow keeps artifacts; None where a server of the user's says."""
+        return None if self.tracking_uri.startswith("http") else self.home.resolve() / "artifacts"
 
     @property
     def prefect_api(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from evermoe.settings import Params, load_params, settings
+from evermoe.settings import Params, Settings, load_params, settings
 from monitoring.events import EventLog
 from registry.ledger import Ledger
 from registry.snapshots import Snapshots
@@ -31,8 +31,11 @@ def open_parts() -> Iterator[Parts]:
     """Open everything, and close it again. Raises what the parts raise: each names itself and what to do."""
     here = settings()
     home = here.open_home().resolve()
-    artifacts = here.artifacts if here.mlflow_uri is None else None
-    tracking = Tracking(here.tracking_uri, artifacts)
-    versions = Versions(here.tracking_uri, cache=home / "weights", artifacts=artifacts)
+    tracking = Tracking(here.tracking_uri, here.artifacts)
     with EventLog(here.events_url) as events, Ledger(here.events_url) as ledger:
-        yield Parts(load_params(), events, ledger, tracking, versions, Snapshots(home))
+        yield Parts(load_params(), events, ledger, tracking, open_versions(here), Snapshots(home))
+
+
+def open_versions(here: Settings) -> Versions:
+    """The registered versions alone, for those who need no more. Raises as `Versions` does."""
+    return Versions(here.tracking_uri, cache=here.home.resolve() / "weights", artifacts=here.artifacts)

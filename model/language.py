@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from model.label_trie import LabelTrie
 from model.tokens import Codec
 
 LABELS_FILE = "labels.json"
+GREEDY_BELOW = 1e-4
+"""Temperatures below this are 0: dividing logits by them overflows, and the draw is the likeliest token anyway."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,18 @@ class Classification:
     scores: dict[str, float]
     experts: tuple[int, ...]
     tokens: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a text cost: prompt tokens that were read, tokens that were made (an end mark is none), and why it ended.
+
+    `length` says that as many as asked for were made, or that the window is full.
+    """
+
+    prompt_tokens: int
+    output_tokens: int
+    finish: Literal["stop", "length"]
 
 
 class LanguageModel:
@@ -86,13 +101,19 @@ class LanguageModel:
         temperature: float = 0.0,
         stop: Sequence[str] = (),
         seed: int | None = None,
-    ) -> Iterator[str]:
-        """Continue `prompt`, yielding text as it comes. Temperature 0 is greedy; a `stop` string ends it and is not yielded."""
+    ) -> Generator[str, None, Generated]:
+        """Continue `prompt`, yielding text as it comes; the generator's own value is what it cost.
+
+        Temperature 0 is greedy; a `stop` string ends the text and is not yielded. Of a prompt longer than the window the
+        end is read; new tokens get the room that the prompt leaves, at least one.
+        """
         self.network.eval()
         generator = torch.Generator().manual_seed(seed) if seed is not None else None
         room = self.network.config.max_position_embeddings
-        context = self.codec.opening(prompt)[-max(1, room - max_new_tokens) :]
+        bos, *tokens = self.codec.opening(prompt)
+        context = [bos, *tokens[-(room - 2) :]]
         step, cache, produced, shown = torch.tensor([context]), DynamicCache(), list[int](), 0
+        finish: Literal["stop", "length"] = "length"
         held = max((len(s) for s in stop), default=1) - 1
         text = ""
         for _ in range(min(max_new_tokens, room - len(context))):
@@ -100,12 +121,13 @@ class LanguageModel:
                 logits = self.network(step, past_key_values=cache, logits_to_keep=1).logits[0, -1].float()
             token = pick(logits, temperature, generator)
             if token in (self.codec.eos, self.codec.label):
+                finish = "stop"
                 break
             produced.append(token)
             text = str(self.tokenizer.decode(produced))
             cut = min((at for s in stop if s and (at := text.find(s)) >= 0), default=-1)
             if cut >= 0:
-                text = text[:cut]
+                text, finish = text[:cut], "stop"
                 break
             # Text that may yet become a stop string, or half of a character, is held back until it is settled.
             settled = len(text) - held
@@ -115,10 +137,7 @@ class LanguageModel:
             step = torch.tensor([[token]])
         if len(text) > shown:
             yield text[shown:]
-
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text by this model's tokenizer."""
-        return len(self.codec.text(text))
+        return Generated(len(context), len(produced), finish)
 
     def _trie_of(self, labels: tuple[str, ...]) -> LabelTrie:
         kept = self._trie
@@ -141,8 +160,8 @@ def busiest(expert_LSK: Tensor, config: MoeConfig) -> tuple[int, ...]:
 
 
 def pick(logits_V: Tensor, temperature: float, generator: torch.Generator | None) -> int:
-    """The next token: the likeliest at temperature 0, else drawn."""
-    if temperature <= 0:
+    """The next token: the likeliest at temperature 0 or next to it, else drawn."""
+    if temperature < GREEDY_BELOW:
         return int(logits_V.argmax())
     return int(torch.multinomial(torch.softmax(logits_V / temperature, -1), 1, generator=generator))
 

@@ -6,6 +6,7 @@ Knows connections, transactions and what their failures mean to a user; knows no
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,9 +49,22 @@ def connect(url: str) -> Engine:
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # we begin transactions ourselves, see _begin_sqlite
     connection.execute(f"PRAGMA busy_timeout={LOCK_WAIT_SECONDS * 1000}")
-    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        connection.execute("PRAGMA journal_mode=WAL")
+    _to_wal(connection)
     connection.execute("PRAGMA synchronous=FULL")  # in WAL mode: every commit is on the disk before it returns
+
+
+def _to_wal(connection: Any) -> None:
+    """Turn the file to WAL. Where another process is doing the same SQLite does not wait, whatever the timeout, so we do."""
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def _begin_sqlite(connection: Connection) -> None:

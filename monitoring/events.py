@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from datetime import datetime
+from heapq import merge
 from types import TracebackType
 from typing import Any, Self, overload
 
-from sqlalchemy import and_, case, func, literal, select
+from sqlalchemy import and_, case, func, literal, or_, select
 
 from evermoe.errors import NotFound, StorageUnavailable
 from monitoring.database import storage_errors
 from monitoring.rows import (
+    CLIENT_LEFT,
     Answered,
     ArmSummary,
     Counts,
@@ -30,6 +32,7 @@ from monitoring.schema import feedback, open_database, requests
 from monitoring.writer import Writer, request_of
 
 __all__ = [
+    "CLIENT_LEFT",
     "Answered",
     "ArmSummary",
     "Counts",
@@ -106,47 +109,62 @@ class EventLog:
         return request_of(found)
 
     def rewards(self, rollout: str) -> list[Reward]:
-        """What users thought of the answers of `rollout`: the first feedback of each response, in order of arrival."""
-        query = (
+        """What the answers of `rollout` were worth: the first feedback of each response, and 0 for each that failed.
+
+        A failure is a loss of its arm: nobody can rate it, and an arm that fails on hard requests would be judged by the easy
+        ones. It counts from the moment of its request, so feedback on what there was of the answer comes second and changes
+        nothing. A client that left in mid-stream is no failure (`CLIENT_LEFT`).
+
+        In order of arrival: feedback as it was stored, whatever its times say, and each failure before the first feedback
+        that is later than its request; at the same moment the feedback comes first.
+        """
+        fields = (
+            requests.c.id,
+            requests.c.unit,
+            requests.c.unit_given,
+            requests.c.arm,
+            requests.c.version,
+            requests.c.propensity,
+        )
+        told_query = (
             select(
-                requests.c.id,
-                requests.c.unit,
-                requests.c.unit_given,
-                requests.c.arm,
-                requests.c.version,
-                requests.c.propensity,
+                *fields,
                 feedback.c.reward,
                 requests.c.at,
                 feedback.c.at.label("feedback_at"),
                 case((requests.c.shadow == requests.c.output, True), else_=False).label("agreed"),
             )
             .join_from(requests, feedback, feedback.c.response_id == requests.c.id)
-            .where(requests.c.rollout == rollout, feedback.c.counted)
+            .where(requests.c.rollout == rollout, feedback.c.counted, or_(requests.c.error.is_(None), ~_FAILED))
             .order_by(feedback.c.sequence)
         )
+        failed_query = (
+            select(*fields, literal(0.0), requests.c.at, requests.c.at, literal(False))
+            .where(requests.c.rollout == rollout, _FAILED)
+            .order_by(requests.c.at, requests.c.id)
+        )
         with storage_errors(self.engine), self.engine.connect() as connection:
-            return [Reward(*found) for found in connection.execute(query)]
+            told = [Reward(*found) for found in connection.execute(told_query)]
+            failed = [Reward(*found) for found in connection.execute(failed_query)]
+        return list(merge(told, failed, key=lambda one: one.at))
 
     def answered(self, since: datetime, until: datetime, known_by: datetime) -> list[Answered]:
-        """Requests of [`since`, `until`) by time, each with its counted feedback if that had arrived by `known_by`."""
-        known = and_(feedback.c.response_id == requests.c.id, feedback.c.counted, feedback.c.at <= known_by)
-        query = (
-            select(requests, feedback.c.label, feedback.c.reward, feedback.c.at.label("feedback_at"))
-            .join_from(requests, feedback, known, isouter=True)
-            .where(requests.c.at >= since, requests.c.at < until)
-            .order_by(requests.c.at, requests.c.id)
-        )
-        return self._answered(query)
+        """Requests of [`since`, `until`) by time, each with the feedback that had arrived by `known_by`."""
+        query = _with_feedback(_counted.c.at <= known_by, _labelled.c.at <= known_by)
+        return self._answered(query.where(requests.c.at >= since, requests.c.at < until))
 
     def told(self, since: datetime, until: datetime) -> list[Answered]:
-        """Requests whose counted feedback arrived in [`since`, `until`), whenever asked: no label falls between months."""
-        query = (
-            select(requests, feedback.c.label, feedback.c.reward, feedback.c.at.label("feedback_at"))
-            .join_from(requests, feedback, and_(feedback.c.response_id == requests.c.id, feedback.c.counted))
-            .where(feedback.c.at >= since, feedback.c.at < until)
-            .order_by(requests.c.at, requests.c.id)
+        """Requests that users judged in [`since`, `until`), whenever asked: by their counted feedback, or by their label.
+
+        A label is told in the window in which it arrived, and in no other: none falls between months, none is in two.
+        """
+        heard = select(feedback.c.response_id).where(
+            feedback.c.at >= since,
+            feedback.c.at < until,
+            or_(feedback.c.counted, feedback.c.sequence.in_(_first_labels)),
         )
-        return self._answered(query)
+        query = _with_feedback(_counted.c.at < until, and_(_labelled.c.at >= since, _labelled.c.at < until))
+        return self._answered(query.where(requests.c.id.in_(heard)))
 
     def counts(self) -> Counts:
         """How many rows the log has."""
@@ -203,6 +221,34 @@ class EventLog:
             ),
             median_feedback_delay_seconds=delay[0].value if delay else None,
         )
+
+
+_FAILED = requests.c.error.not_like(f"%{CLIENT_LEFT}")  # at the end, because older rows name the exception before it
+_counted = feedback.alias("counted")
+_labelled = feedback.alias("labelled")
+_first_labels = (
+    select(func.min(feedback.c.sequence)).where(feedback.c.label.is_not(None)).group_by(feedback.c.response_id)
+)
+
+
+def _with_feedback(counted_known: Any, label_known: Any) -> Any:
+    """Requests by time, with the reward of the counted feedback and the label of the first feedback that has one.
+
+    They may be two: a user who turns a thumb down often says only later what would have been right.
+    """
+    counted = and_(_counted.c.response_id == requests.c.id, _counted.c.counted, counted_known)
+    labelled = and_(_labelled.c.response_id == requests.c.id, _labelled.c.sequence.in_(_first_labels), label_known)
+    return (
+        select(
+            requests,
+            _labelled.c.label,
+            _counted.c.reward,
+            func.coalesce(_labelled.c.at, _counted.c.at).label("feedback_at"),
+        )
+        .join_from(requests, _counted, counted, isouter=True)
+        .join(_labelled, labelled, isouter=True)
+        .order_by(requests.c.at, requests.c.id)
+    )
 
 
 def _percentiles(values: Any, percents: tuple[int, ...], by: str | None = None) -> Any:

@@ -15,6 +15,9 @@ from evermoe.errors import BadInput
 MAX_NAME_LENGTH = 256
 """Characters an id, a key, an arm, a version or a rollout may have: they are indexed, and PostgreSQL bounds index entries."""
 
+CLIENT_LEFT = "the client left before the end"
+"""The `error` of a request whose client left in mid-stream: no fault of the arm."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -70,7 +73,10 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Reward:
-    """The first feedback of one response, as a number from 0 to 1, with what an experiment must know about it."""
+    """What one response was worth, from 0 to 1: its first feedback, or 0 where it failed, and what an experiment must know.
+
+    `at` is when that became known.
+    """
 
     response_id: str
     unit: str
@@ -87,7 +93,10 @@ class Reward:
 
 @dataclass(frozen=True)
 class Answered:
-    """A request with the feedback that was known at some moment. `label` is the right answer, if the user gave it."""
+    """A request with the feedback that was known at some moment. `label` is the right answer, if the user gave it.
+
+    `reward` is the counted feedback's. `feedback_at` is when the label arrived, or the counted feedback where there is none.
+    """
 
     request: Request
     label: str | None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,8 +31,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-from evermoe.errors import HomeTooNew, StorageUnavailable
-from monitoring.database import LOCK_WAIT_SECONDS, connect, storage_errors, writing
+from evermoe.errors import HomeTooNew
+from monitoring.database import connect, storage_errors, writing
 
 SCHEMA_VERSION = 1
 PART = "events"
@@ -156,18 +155,10 @@ Index(
 def open_database(url: str) -> Engine:
     """The engine of `url` with the tables in place. Raises `BadInput`, `StorageUnavailable`, `HomeTooNew`."""
     engine = connect(url)
-    deadline = time.monotonic() + LOCK_WAIT_SECONDS
     try:
-        while True:
-            try:
-                with storage_errors(engine), writing(engine) as connection:
-                    _create_tables(connection)
-                return engine
-            except StorageUnavailable as error:
-                # Turning a new SQLite file to WAL fails at once when another process is doing the same.
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+        with storage_errors(engine), writing(engine) as connection:
+            _create_tables(connection)
+        return engine
     except BaseException:
         engine.dispose()
         raise

@@ -1,15 +1,18 @@
 """Carrying out a decision on a rollout: ledger, then alias, then MLflow. The one way it is done, by a flow or by hand.
 
 The ledger is the truth and comes first; the alias and MLflow's runs follow from it and are made good by `settle` where a
-process died in between. Knows nothing of how a decision was reached.
+process died or MLflow failed in between. Knows nothing of how a decision was reached.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from evermoe.errors import Conflict
+from registry.audit import storable
 from registry.evidence import Verdict
 from registry.ledger import Ledger
 from registry.rollout import Decision, Rollout
@@ -28,7 +31,12 @@ class Controls:
     tracking: Tracking
 
     def open(self, rollout: Rollout, by: str) -> Rollout:
-        """Put a challenger on trial. The same rollout again changes nothing. Raises `Conflict` as `Ledger.open` does."""
+        """Put a challenger on trial. The same rollout again changes nothing.
+
+        Raises `Conflict` as `Ledger.open` does, and when the champion was replaced while the challenger was made.
+        """
+        if self.ledger.find(rollout.month, rollout.champion) is None:
+            self._check_champion(rollout)
         opened = self.ledger.open(rollout, by)
         if opened.open:
             self.versions.set_alias("challenger", opened.challenger)
@@ -42,10 +50,18 @@ class Controls:
         return after
 
     def carry_out(self, rollout: Rollout, decision: Decision, by: str, now: datetime, verdict: Verdict) -> Rollout:
-        """Ledger and aliases: what users meet. Raises `Conflict` when the rollout has changed since it was read."""
-        after = self.ledger.apply(rollout.id, decision, by, now, evidence_of(verdict), revision=rollout.revision)
+        """Ledger and aliases: what users meet. Again after a failure, it goes on from where it failed.
+
+        Raises `Conflict` when the rollout has changed since it was read, by another decision than this one.
+        """
+        try:
+            after = self.ledger.apply(rollout.id, decision, by, now, evidence_of(verdict), revision=rollout.revision)
+        except Conflict:
+            if not self._is_carried_out(rollout, decision, by):
+                raise
+            after = self.ledger.get(rollout.id)
         if not after.open:
-            self.settle()
+            self._settle_aliases(self.ledger.list())
         return after
 
     def record(self, rollout: Rollout, verdict: Verdict, now: datetime) -> None:
@@ -54,19 +70,48 @@ class Controls:
         self.tracking.decisions(rollout, self.ledger.history(rollout.id))
 
     def settle(self) -> None:
-        """Make the aliases say what the ledger says: the last promoted challenger is champion, nobody waits unless on trial.
+        """Make the aliases and MLflow's runs say what the ledger says, where a process died or MLflow failed before they did.
 
-        A promotion is carried out once, and its version's tag says so: an alias that a person moved back since stays there.
+        Cheap where nothing is missing. A promotion is carried out once, and its version's tag says so: an alias that a person
+        moved back since stays there.
         """
         rollouts = self.ledger.list()
+        self._settle_aliases(rollouts)
+        for one in rollouts[-2:]:  # two, because opening one may have closed the other
+            self.tracking.decisions(one, self.ledger.history(one.id))
+
+    def _settle_aliases(self, rollouts: Sequence[Rollout]) -> None:
+        """The last promoted challenger is champion, and nobody is challenger unless on trial."""
         last = next((one for one in reversed(rollouts) if not one.open), None)
         if last is not None and last.status == "promoted":
             promoted = self.versions.get(last.challenger)
             if promoted.tags.get(PROMOTED) != last.id:
                 self.versions.set_alias("champion", last.challenger)
                 self.versions.tag(last.challenger, {PROMOTED: last.id})
-        if rollouts and not rollouts[-1].open:
+        if not rollouts:
+            return
+        if not rollouts[-1].open:
             self.versions.drop_alias("challenger")
+        elif self.versions.challenger() is None:
+            self.versions.set_alias("challenger", rollouts[-1].challenger)
+
+    def _check_champion(self, rollout: Rollout) -> None:
+        """Raise `Conflict` unless the champion is the one that the challenger was made from."""
+        self._settle_aliases(self.ledger.list())  # a promotion may have reached the ledger and not yet the alias
+        champion = self.versions.champion()
+        if champion is None or champion.version != rollout.champion:
+            now = f"version {champion.version}" if champion else "none"
+            raise Conflict(
+                f"version {rollout.challenger} cannot be tried against version {rollout.champion}: the champion is {now} by "
+                "now; start an update to make a challenger of it"
+            )
+
+    def _is_carried_out(self, rollout: Rollout, decision: Decision, by: str) -> bool:
+        """Whether the first thing that happened to the rollout since it was read is this very decision."""
+        rows = self.ledger.history(rollout.id)
+        row = next((row for row in rows if row.revision == rollout.revision + 1), None)
+        mine = (decision.action, decision.share, storable(by), storable(decision.reason))
+        return row is not None and (row.action, row.share, row.by, row.reason) == mine
 
 
 def evidence_of(verdict: Verdict) -> dict[str, Any]:

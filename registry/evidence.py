@@ -24,7 +24,9 @@ Rewards are taken in order of arrival. Propensities of 0 or 1 (no draw was made)
 Closing is the caller's: a verdict that was acted on stays, whatever arrives later.
 
 **Where it fails.** Feedback that is missing or late for one arm more than for the other at equal quality (an arm that answers
-too slowly to be rated, say) biases the lift, and nothing here can see it. The verdict speaks of the units who gave feedback.
+too slowly to be rated, say) biases the lift, and nothing here can see it. The verdict speaks of the units who gave feedback,
+and of those whose answer failed: `monitoring` hands a failure over as a reward of 0. As few units give feedback and every
+failure is known, failures weigh more in the verdict than in the traffic.
 
 - Ramdas, Grünwald, Vovk, Shafer (2023), Game-theoretic statistics and safe anytime-valid inference.
 - Waudby-Smith, Ramdas (2024), Estimating means of bounded random variables by betting.

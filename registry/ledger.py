@@ -225,10 +225,10 @@ class Ledger:
             yield
         except sa.exc.IntegrityError as error:
             raise Conflict(f"the rollout ledger refused this: {_first_line(error)}") from None
-        except sa.exc.OperationalError as error:
-            raise StorageUnavailable(
-                f"the rollout ledger is not available: {_first_line(error)}; nothing was changed"
-            ) from None
+        except sa.exc.SQLAlchemyError as error:
+            if not database.is_storage_failure(error):
+                raise
+            raise database.unavailable(self._engine, error) from error
 
 
 def _write_down(
@@ -254,7 +254,9 @@ def _write_down(
 
 
 def _found(db: Connection, rollout_id: str) -> Rollout:
-    row = db.execute(_rollouts.select().filter_by(id=rollout_id)).mappings().first()
+    row = None
+    if storable(rollout_id) == rollout_id:  # else: no database can hold it, and PostgreSQL refuses to look for it
+        row = db.execute(_rollouts.select().filter_by(id=rollout_id)).mappings().first()
     if row is None:
         raise NotFound(f"no rollout {rollout_id!r}; `evermoe rollout history` lists them")
     return _rollout(row)

@@ -6,13 +6,18 @@ Knows how each kind of tracking URI fails, and says so in one line in seconds, w
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import requests
 import sqlalchemy as sa
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
-from evermoe.errors import BadInput, ServiceUnreachable, StorageUnavailable
+from evermoe.errors import BadInput, NotFound, ServiceUnreachable, StorageUnavailable
 
 EXPERIMENT = "evermoe"
 _PATIENCE_SECONDS = 5
@@ -37,17 +42,68 @@ def connect(tracking_uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
+@contextmanager
+def mlflow_errors(uri: str) -> Iterator[None]:
+    """Turn what MLflow at this URI raises into one line.
+
+    Only what MLflow says does not exist is `NotFound`, and what it will not take is `BadInput` (so it answers for an alias
+    that points at nothing). All else means that nobody knows: `ServiceUnreachable` of a server, `StorageUnavailable` of a
+    database.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise NotFound(f"MLflow: {line}") from error
+        if error.error_code == "INVALID_PARAMETER_VALUE":
+            raise BadInput(f"MLflow: {line}") from error
+        raise _unavailable(uri, line) from error
+    except requests.RequestException as error:  # artifacts travel without MLflow's own error handling
+        raise _unavailable(uri, (str(error) or type(error).__name__).splitlines()[0][:200]) from error
+
+
+class _Client(Protocol):
+    @property
+    def client(self) -> MlflowClient: ...
+
+
+_Self = TypeVar("_Self", bound=_Client)
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def in_one_line(
+    method: Callable[Concatenate[_Self, _Given], _Result],
+) -> Callable[Concatenate[_Self, _Given], _Result]:
+    """A method that raises as `mlflow_errors` does, of a class that has a `client`."""
+
+    @wraps(method)
+    def call(self: _Self, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        with mlflow_errors(self.client.tracking_uri):
+            return method(self, *args, **kwargs)
+
+    return call
+
+
 def experiment_id(client: MlflowClient, artifacts: Path | None = None) -> str:
     """The platform's experiment, made on first use; `artifacts` is where its files go (None: where the server says)."""
-    if (known := client.get_experiment_by_name(EXPERIMENT)) is not None:
-        return str(known.experiment_id)
-    location = None if artifacts is None else artifacts.resolve().as_uri()
-    try:
-        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
-    except Exception:
-        if (known := client.get_experiment_by_name(EXPERIMENT)) is None:  # else: another process was first
-            raise
-        return str(known.experiment_id)
+    with mlflow_errors(client.tracking_uri):
+        if (known := client.get_experiment_by_name(EXPERIMENT)) is not None:
+            return str(known.experiment_id)
+        location = None if artifacts is None else artifacts.resolve().as_uri()
+        try:
+            return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+        except MlflowException:
+            if (known := client.get_experiment_by_name(EXPERIMENT)) is None:  # else: another process was first
+                raise
+            return str(known.experiment_id)
+
+
+def _unavailable(uri: str, line: str) -> ServiceUnreachable | StorageUnavailable:
+    if uri.partition(":")[0] in ("http", "https"):
+        return ServiceUnreachable(f"the MLflow server at {uri} failed: {line}; look at its log, or try again")
+    return StorageUnavailable(f"the MLflow database failed: {line}; try again, or see EVERMOE_MLFLOW_URI")
 
 
 def _ask_server(uri: str) -> None:

@@ -7,7 +7,6 @@ remote is `dvc-remote/` in the home; `dvc remote` in the home points it elsewher
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from evermoe.errors import BadInput, NotFound, StorageUnavailable
+from evermoe.locks import exclusive
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -69,17 +69,20 @@ class Snapshots:
     def freeze(self, name: str, rows: Sequence[SnapshotRow]) -> Snapshot:
         """Write, track and push the rows under this name. A snapshot that exists is returned as it is: frozen is frozen.
 
-        A run that died half-way is completed by the next one: only a tracked file counts as a snapshot. The same rows in
-        any order give the same bytes. Raises `BadInput` for no rows or a name no file can have, `StorageUnavailable`.
+        A run that died half-way is completed by the next one: only a tracked file counts as a snapshot, and a tracker that a
+        full disk cut short tracks nothing. The same rows in any order give the same bytes. Raises `BadInput` for no rows or a
+        name no file can have, `StorageUnavailable`.
         """
         path = self._path(name)
         if not rows:
             raise BadInput(f"snapshot {name} would have no rows; a month without labelled records is not frozen")
-        with _storage(path), self._alone(), self._repo() as repo:
-            if not _tracker(path).exists():
-                write_rows(path, rows)
-                repo.add([str(path)])
-            repo.push([str(_tracker(path))])
+        with _storage(path), self._alone():
+            self._set_broken_trackers_aside()
+            with self._repo() as repo:
+                if not _tracker(path).exists():
+                    write_rows(path, rows)
+                    repo.add([str(path)])
+                repo.push([str(_tracker(path))])
         return self._snapshot(path)
 
     def load(self, name: str) -> tuple[SnapshotRow, ...]:
@@ -97,7 +100,14 @@ class Snapshots:
 
     def names(self) -> tuple[str, ...]:
         """All snapshots, in alphabetical order, which for months is the order of time."""
-        return tuple(sorted(path.name.removesuffix(".jsonl.dvc") for path in self.folder.glob("*.jsonl.dvc")))
+        files = (tracker.with_suffix("") for tracker in self.folder.glob("*.jsonl.dvc"))
+        return tuple(sorted(file.name.removesuffix(".jsonl") for file in files if _tracked(file) is not None))
+
+    def _set_broken_trackers_aside(self) -> None:
+        """One that a full disk cut short tracks nothing, and DVC refuses to work beside it."""
+        for tracker in self.folder.glob("*.jsonl.dvc"):
+            if _tracked(tracker.with_suffix("")) is None:
+                tracker.replace(tracker.with_name(tracker.name + ".broken"))
 
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -108,12 +118,8 @@ class Snapshots:
         name = path.name.removesuffix(".jsonl")
         if not _tracker(path).exists():
             raise NotFound(f"no snapshot {name!r} in {self.folder}; there are: {', '.join(self.names()) or 'none'}")
-        try:
-            md5 = str(yaml.safe_load(_tracker(path).read_text(encoding="utf-8"))["outs"][0]["md5"])
-        except (yaml.YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError):
-            raise BadInput(
-                f"{_tracker(path)}: not a DVC file; restore it, or remove it and freeze the month again"
-            ) from None
+        if (md5 := _tracked(path)) is None:
+            raise BadInput(f"{_tracker(path)}: not a DVC file; restore it, or freeze the month again")
         if not path.exists():
             with _storage(path), self._alone(), self._repo() as repo:
                 repo.pull([str(_tracker(path))])
@@ -127,8 +133,7 @@ class Snapshots:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with exclusive(self.folder / ".lock"):
             yield
 
     @contextmanager
@@ -198,6 +203,15 @@ def _row(line: bytes, path: Path) -> SnapshotRow:
         return SnapshotRow(**content | {"at": datetime.fromisoformat(content["at"])})
     except (ValueError, TypeError, KeyError):
         raise BadInput(f"{path}: a line that is no snapshot row: {line[:80]!r}") from None
+
+
+def _tracked(path: Path) -> str | None:
+    """The md5 by which DVC tracks the file, or None where no tracker can be read."""
+    try:
+        out = yaml.safe_load(_tracker(path).read_text(encoding="utf-8"))["outs"][0]
+        return str(out["md5"]) if out["path"] == path.name else None  # the path is the last that DVC writes
+    except (FileNotFoundError, yaml.YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError):
+        return None
 
 
 def _tracker(path: Path) -> Path:

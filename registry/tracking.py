@@ -21,7 +21,7 @@ import json
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -32,13 +32,14 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 from evermoe.errors import BadInput
 from registry.audit import AuditRow
 from registry.evidence import Verdict
-from registry.mlflow_client import connect, experiment_id
+from registry.mlflow_client import connect, experiment_id, in_one_line, mlflow_errors
 from registry.rollout import Rollout
 from registry.snapshots import Snapshot
 
 StepName = Literal["drift", "snapshot", "train", "distil", "gates", "rollout"]
 STEPS: tuple[StepName, ...] = ("drift", "snapshot", "train", "distil", "gates", "rollout")
 _BATCH = 1000  # metrics in one call, MLflow's limit
+_RECORDED = "evermoe.recorded"  # on a rollout's run: the revision up to which all is logged
 _creating = threading.Lock()
 
 
@@ -49,6 +50,7 @@ class StepRun:
         self.client = client
         self.run_id = run_id
 
+    @in_one_line
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters. MLflow keeps the first value of each; what a retry changed is kept in a tag `retried.<name>`."""
         known = self.client.get_run(self.run_id).data.params
@@ -71,26 +73,32 @@ class StepRun:
         """Log a whole curve, (step, value) by (step, value)."""
         self._log([_metric(name, value, step, None) for step, value in points])
 
+    @in_one_line
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags, replacing those that are there."""
         self.client.log_batch(self.run_id, tags=[RunTag(name, str(value)[:5000]) for name, value in values.items()])
 
+    @in_one_line
     def describe(self, text: str) -> None:
         """The note that MLflow shows above the run (Markdown)."""
         self.client.set_tag(self.run_id, "mlflow.note.content", text)
 
+    @in_one_line
     def html(self, content: str, name: str) -> None:
         """Keep a page as an artifact, `drift/report.html` say; MLflow shows it in place."""
         self.client.log_text(self.run_id, content, name)
 
+    @in_one_line
     def figure(self, figure: Any, name: str) -> None:
         """Keep a matplotlib or plotly figure as an artifact, `accuracy.png` say."""
         self.client.log_figure(self.run_id, figure, name)
 
+    @in_one_line
     def record(self, content: Mapping[str, Any], name: str) -> None:
         """Keep data as a JSON artifact."""
         self.client.log_text(self.run_id, json.dumps(content, indent=1, ensure_ascii=False, default=str), name)
 
+    @in_one_line
     def file(self, path: Path, folder: str | None = None) -> None:
         """Keep a file, or all of a folder, as artifacts."""
         if path.is_dir():
@@ -98,6 +106,7 @@ class StepRun:
         else:
             self.client.log_artifact(self.run_id, str(path), folder)
 
+    @in_one_line
     def dataset(self, snapshot: Snapshot, context: str) -> None:
         """Name a snapshot as this run's input: `snapshot-2025-06` with DVC's md5 as its digest. `context` as in "training"."""
         columns = [{"type": "string", "name": name, "required": True} for name in ("text", "label", "unit", "source")]
@@ -112,12 +121,14 @@ class StepRun:
         )
         self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
+    @in_one_line
     def produced(self, model_id: str) -> None:
         """Name a logged model as this run's output, so that MLflow links the two."""
         known = self.client.get_run(self.run_id).outputs
         if known is None or model_id not in {output.model_id for output in known.model_outputs}:
             self.client.log_outputs(self.run_id, [LoggedModelOutput(model_id, step=0)])
 
+    @in_one_line
     def _log(self, metrics: Sequence[Metric]) -> None:
         for start in range(0, len(metrics), _BATCH):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + _BATCH])
@@ -131,6 +142,7 @@ class Tracking:
         self.client = connect(tracking_uri)
         self.experiment = experiment_id(self.client, artifacts)
 
+    @in_one_line
     def month_run(self, month: str) -> str:
         """The run of a month ("2025-06"), made on first use: its id."""
         return self._find_or_create(month, f"month:{month}", {"evermoe.month": month, "evermoe.kind": "month"}, None)
@@ -142,17 +154,21 @@ class Tracking:
             raise BadInput(f"{name!r} is no step of a month; the steps are {', '.join(STEPS)}")
         parent = self.month_run(month)
         run = self._step_run(month, name, attempt_key, parent)
-        self.client.update_run(run.run_id, status="RUNNING")
+        with mlflow_errors(self.uri):
+            self.client.update_run(run.run_id, status="RUNNING")
         try:
             yield run
         except BaseException as error:
-            run.tags({"evermoe.error": f"{type(error).__name__}: {error}"})
-            self._end(run.run_id, parent, "FAILED")
+            with suppress(Exception):  # what broke the step may keep MLflow from hearing of it, and is what to tell
+                run.tags({"evermoe.error": f"{type(error).__name__}: {error}"})
+                self._end(run.run_id, parent, "FAILED")
             raise
-        if "evermoe.error" in self.client.get_run(run.run_id).data.tags:
-            run.tags({"evermoe.error": ""})
-        self._end(run.run_id, parent, "FINISHED")
+        with mlflow_errors(self.uri):
+            if "evermoe.error" in self.client.get_run(run.run_id).data.tags:
+                run.tags({"evermoe.error": ""})
+            self._end(run.run_id, parent, "FINISHED")
 
+    @in_one_line
     def look(self, rollout: Rollout, verdict: Verdict, now: datetime) -> str:
         """Add what one look at a rollout saw to its curves; the x axis is minutes since it opened. Returns the run's id."""
         run = self._rollout_run(rollout)
@@ -170,37 +186,50 @@ class Tracking:
         run.metrics(values, step=minute, at=now)
         return run.run_id
 
+    @in_one_line
     def decisions(self, rollout: Rollout, history: Sequence[AuditRow]) -> str:
-        """Give every row of a rollout's audit a run of its own, once, by hand or by flow. Returns the rollout run's id."""
+        """Give every row of a rollout's audit a run of its own, once, by hand or by flow. Returns the rollout run's id.
+
+        Cheap where it was done before.
+        """
         parent = self._rollout_run(rollout)
+        if self.client.get_run(parent.run_id).data.tags.get(_RECORDED) == str(rollout.revision):
+            return parent.run_id
         logged = {
-            run.data.tags.get("evermoe.key") for run in self._search(f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
+            run.data.tags.get("evermoe.key")
+            for run in self._search(f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
+            if run.info.status == "FINISHED"  # one that is not was interrupted: it goes on in the run it began
         }
         for row in history:
-            if (key := f"decision:{row.rollout}:{row.revision}") in logged:
-                continue
-            tags = {"evermoe.month": rollout.month, "evermoe.kind": "decision", "evermoe.action": row.action}
-            run = StepRun(self.client, self._find_or_create(_title(row), key, tags, parent.run_id, row.at))
-            run.params({"action": row.action, "by": row.by, "at": row.at.isoformat(), "revision": row.revision})
-            run.tags({"evermoe.reason": row.reason, "evermoe.audit_hash": row.hash})
-            run.describe(f"**{_title(row)}** by {row.by}: {row.reason}")
-            figures = {
-                k: float(v) for k, v in row.evidence.items() if isinstance(v, int | float) and not isinstance(v, bool)
-            }
-            run.metrics({"share": row.share} | figures, at=row.at)
-            run.record(row.evidence, "evidence.json")
-            self.client.set_terminated(run.run_id, "FINISHED")
+            if f"decision:{row.rollout}:{row.revision}" not in logged:
+                self._decision(rollout, row, parent.run_id)
         if not rollout.open:
             parent.tags({"evermoe.decision": rollout.status, "evermoe.reason": rollout.reason})
             parent.describe(f"**{rollout.status}**: {rollout.reason}")
             self._end(parent.run_id, self.month_run(rollout.month), "FINISHED")
+        parent.tags({_RECORDED: rollout.revision})  # last: it says that nothing is missing
         return parent.run_id
+
+    def _decision(self, rollout: Rollout, row: AuditRow, parent: str) -> None:
+        key = f"decision:{row.rollout}:{row.revision}"
+        tags = {"evermoe.month": rollout.month, "evermoe.kind": "decision", "evermoe.action": row.action}
+        run = StepRun(self.client, self._find_or_create(_title(row), key, tags, parent, row.at))
+        run.params({"action": row.action, "by": row.by, "at": row.at.isoformat(), "revision": row.revision})
+        run.tags({"evermoe.reason": row.reason, "evermoe.audit_hash": row.hash})
+        run.describe(f"**{_title(row)}** by {row.by}: {row.reason}")
+        figures = {
+            k: float(v) for k, v in row.evidence.items() if isinstance(v, int | float) and not isinstance(v, bool)
+        }
+        run.metrics({"share": row.share} | figures, at=row.at)
+        run.record(row.evidence, "evidence.json")
+        self.client.set_terminated(run.run_id, "FINISHED")
 
     def _rollout_run(self, rollout: Rollout) -> StepRun:
         run = self._step_run(rollout.month, "rollout", rollout.id, self.month_run(rollout.month))
         run.params({"champion": rollout.champion, "challenger": rollout.challenger, "salt": rollout.salt})
         return run
 
+    @in_one_line
     def _step_run(self, month: str, name: StepName, key: str, parent: str) -> StepRun:
         tags = {"evermoe.month": month, "evermoe.kind": name}
         return StepRun(self.client, self._find_or_create(name, f"{name}:{month}:{key}", tags, parent))

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError
@@ -31,7 +31,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from evermoe.errors import BadInput, NotFound, StorageUnavailable
-from registry.mlflow_client import connect, experiment_id
+from evermoe.locks import exclusive
+from registry.mlflow_client import connect, experiment_id, in_one_line, mlflow_errors
 
 NAME = "evermoe"
 WEIGHTS = "weights"
@@ -58,14 +59,20 @@ class Version:
 
 
 class Versions:
-    """The registered model `evermoe`. `cache` is where weights from a remote store are kept (None: a temporary folder)."""
+    """The registered model `evermoe`. `cache` is where weights from a remote store are kept (None: a temporary folder),
+    `artifacts` the folder that holds a local store's.
+
+    Every method raises `ServiceUnreachable` or `StorageUnavailable` where MLflow fails: an outage is never "there is none".
+    """
 
     def __init__(self, tracking_uri: str, cache: Path | None = None, artifacts: Path | None = None) -> None:
         self.uri = tracking_uri
         self.client = connect(tracking_uri)
         self.cache = cache
+        self.artifacts = artifacts
         self._experiment = experiment_id(self.client, artifacts)
 
+    @in_one_line
     def register(
         self,
         folder: Path,
@@ -82,40 +89,30 @@ class Versions:
 
         Raises `BadInput` when the folder holds no safetensors or something pickled, or the loader is not there.
         """
-        if (known := self.find(month, parent)) is not None:
-            return known
-        _check(folder, loader)
-        labels = {str(name): str(value) for name, value in (tags or {}).items()}
-        labels |= {"evermoe.month": month, "evermoe.parent": parent or ""}
-        logged = self.client.create_logged_model(
-            self._experiment, name=f"{NAME}-{month}", source_run_id=run_id, tags=labels, model_type="language model"
-        )
-        try:
-            with tempfile.TemporaryDirectory() as draft:
-                _save(Path(draft), folder, loader, logged, run_id)
-                self.client.log_model_artifacts(logged.model_id, str(Path(draft) / "model"))
-        except OSError as error:
-            self.client.finalize_logged_model(logged.model_id, "FAILED")
-            raise StorageUnavailable(f"the model of {month} could not be stored: {error.strerror or error}") from None
-        self.client.finalize_logged_model(logged.model_id, "READY")
-        if metrics and run_id:
-            now = int(datetime.now(UTC).timestamp() * 1000)
-            self.client.log_batch(
-                run_id,
-                metrics=[Metric(name, float(v), now, 0, model_id=logged.model_id) for name, v in metrics.items()],
-            )
-        self._ensure_model()
-        with _global_uri(self.uri):
-            made = self.client.create_model_version(
-                NAME,
-                source=f"models:/{logged.model_id}",  # by which MLflow's UI links version and model
-                model_id=logged.model_id,
-                run_id=run_id,
-                tags=labels,
-                description=description,
-                await_creation_for=0,
-            )
-        return self.get(str(made.version))
+        with self._alone():
+            if (known := self.find(month, parent)) is not None:
+                return known
+            _check(folder, loader)
+            labels = {str(name): str(value) for name, value in (tags or {}).items()}
+            labels |= {"evermoe.month": month, "evermoe.parent": parent or ""}
+            model_id = self._store(folder, loader, month, run_id, labels)
+            if metrics and run_id:
+                now = int(datetime.now(UTC).timestamp() * 1000)
+                self.client.log_batch(
+                    run_id, metrics=[Metric(name, float(v), now, 0, model_id=model_id) for name, v in metrics.items()]
+                )
+            self._ensure_model()
+            with _global_uri(self.uri):
+                made = self.client.create_model_version(
+                    NAME,
+                    source=f"models:/{model_id}",  # by which MLflow's UI links version and model
+                    model_id=model_id,
+                    run_id=run_id,
+                    tags=labels,
+                    description=description,
+                    await_creation_for=0,
+                )
+            return self._first_of(self.get(str(made.version)))
 
     def champion(self) -> Version | None:
         """The version that serves, if any."""
@@ -125,16 +122,19 @@ class Versions:
         """The version that is to prove itself, if any."""
         return self._aliased("challenger")
 
+    @in_one_line
     def set_alias(self, alias: Alias, version: str) -> None:
         """Point an alias at a version, away from any other. Raises `NotFound`."""
         self.get(version)
         self.client.set_registered_model_alias(NAME, alias, version)
 
+    @in_one_line
     def drop_alias(self, alias: Alias) -> None:
         """Point an alias at nothing."""
         if self._aliased(alias) is not None:
             self.client.delete_registered_model_alias(NAME, alias)
 
+    @in_one_line
     def tag(self, version: str, tags: Mapping[str, Any]) -> None:
         """Add tags to a version. Raises `NotFound`."""
         self.get(version)
@@ -144,15 +144,18 @@ class Versions:
     def get(self, version: str) -> Version:
         """One version. Raises `NotFound`."""
         try:
-            return _version(self.client.get_model_version(NAME, version))
-        except MlflowException as error:
-            raise NotFound(f"no version {version!r} of {NAME}: {str(error).splitlines()[0]}") from None
+            with mlflow_errors(self.uri):
+                return _version(self.client.get_model_version(NAME, version))
+        except (NotFound, BadInput) as error:
+            raise NotFound(f"no version {version!r} of {NAME} ({error})") from None
 
+    @in_one_line
     def all(self) -> tuple[Version, ...]:
         """All versions, the oldest first, aliases included."""
         try:
-            aliases = self.client.get_registered_model(NAME).aliases
-        except MlflowException:
+            with mlflow_errors(self.uri):
+                aliases = self.client.get_registered_model(NAME).aliases
+        except NotFound:
             return ()
         by_version: dict[str, list[str]] = {}
         for alias, number in aliases.items():
@@ -168,39 +171,91 @@ class Versions:
         """The version made in this month from this parent, if it was."""
         return next((one for one in self.all() if (one.month, one.parent) == (month, parent)), None)
 
+    @in_one_line
     def weights(self, version: str) -> Path:
         """The folder that `model.from_pretrained` loads, brought here first when the store is remote. Raises `NotFound`."""
         found = self.get(version)
         location = self.client.get_logged_model(found.model_id).artifact_location.rstrip("/")
         local = _local(location)
-        place = self._brought(found.model_id, location) if local is None else local / "artifacts" / WEIGHTS
+        place = self._brought(found, location) if local is None else self._here(local) / "artifacts" / WEIGHTS
         if not (place / "config.json").exists():
             raise NotFound(f"version {version} has no weights at {place}; its artifacts were moved or deleted")
         return place
 
-    def _brought(self, model_id: str, location: str) -> Path:
+    def _here(self, local: Path) -> Path:
+        """A model's folder. MLflow keeps its whole path, so where the home was moved since, the same one in our artifacts."""
+        if local.exists() or self.artifacts is None:
+            return local
+        moved = self.artifacts.resolve().joinpath(*local.parts[-3:])  # models/<model id>/artifacts
+        return moved if moved.exists() else local
+
+    def _brought(self, found: Version, location: str) -> Path:
         """The weights in the cache, brought there once, whole or not at all."""
-        folder = (self.cache or Path(tempfile.gettempdir()) / "evermoe-weights") / model_id
+        folder = (self.cache or Path(tempfile.gettempdir()) / "evermoe-weights") / found.model_id
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
                 mlflow.artifacts.download_artifacts(
                     artifact_uri=f"{location}/artifacts", dst_path=draft, tracking_uri=self.uri
                 )
+                weights = next(Path(draft).rglob(WEIGHTS), None)
+                if weights is None:
+                    raise NotFound(
+                        f"version {found.version} has no weights at {location}; its artifacts were moved or deleted"
+                    )
                 try:
-                    next(Path(draft).rglob(WEIGHTS)).parent.rename(folder)
+                    weights.parent.rename(folder)
                 except OSError:
                     if not folder.exists():  # else: another process brought it first
                         raise
         return folder / WEIGHTS
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process registers at a time where they share a disk; elsewhere `_first_of` decides."""
+        if self.artifacts is None:
+            yield
+            return
+        with ExitStack() as held:
+            try:
+                self.artifacts.mkdir(parents=True, exist_ok=True)
+                held.enter_context(exclusive(self.artifacts / ".registering"))
+            except OSError as error:
+                why = error.strerror or error
+                raise StorageUnavailable(f"{self.artifacts}: {why}; see that it can be written") from None
+            yield
+
+    def _store(self, folder: Path, loader: Path, month: str, run_id: str | None, labels: dict[str, str]) -> str:
+        """Log the folder as one of MLflow's models; its id. Raises `StorageUnavailable`."""
+        logged = self.client.create_logged_model(
+            self._experiment, name=f"{NAME}-{month}", source_run_id=run_id, tags=labels, model_type="language model"
+        )
+        try:
+            with tempfile.TemporaryDirectory() as draft:
+                _save(Path(draft), folder, loader, logged, run_id)
+                self.client.log_model_artifacts(logged.model_id, str(Path(draft) / "model"))
+        except OSError as error:
+            with suppress(Exception):  # what kept the model from being stored may keep MLflow from hearing of it
+                self.client.finalize_logged_model(logged.model_id, "FAILED")
+            raise StorageUnavailable(f"the model of {month} could not be stored: {error.strerror or error}") from None
+        self.client.finalize_logged_model(logged.model_id, "READY")
+        return str(logged.model_id)
+
+    def _first_of(self, made: Version) -> Version:
+        """Of two that were registered at once for one month and parent, the later one is taken away again."""
+        first = self.find(made.month, made.parent)
+        if first is None or first.version == made.version:
+            return made
+        self.client.delete_model_version(NAME, made.version)
+        self.client.delete_logged_model(made.model_id)
+        return first
+
     def _aliased(self, alias: Alias) -> Version | None:
         try:
-            return _version(self.client.get_model_version_by_alias(NAME, alias))
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise
+            with mlflow_errors(self.uri):
+                return _version(self.client.get_model_version_by_alias(NAME, alias))
+        except (NotFound, BadInput):  # no model of this name, or no such alias on it
+            return None
 
     def _ensure_model(self) -> None:
         try:

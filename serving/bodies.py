@@ -18,6 +18,8 @@ LARGEST_BODY = 1_000_000
 """Bytes. A longer body is refused while it is being read, so it never lies in memory whole."""
 MOST_NEW_TOKENS = 4096
 DEFAULT_NEW_TOKENS = 64
+SMALLEST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1
+"""What a random generator of torch can be seeded with."""
 
 
 class BodyTooLarge(BadInput):
@@ -94,7 +96,7 @@ class Generating(Body):
     max_tokens: int | None = Field(None, ge=1, le=MOST_NEW_TOKENS)
     temperature: float | None = Field(None, ge=0.0, le=2.0)
     stop: Text | list[Text] | None = None
-    seed: int | None = None
+    seed: int | None = Field(None, ge=SMALLEST_SEED, le=LARGEST_SEED)
     n: Literal[1] | None = None
     top_p: Annotated[float, _only(1.0)] | None = None
     frequency_penalty: Annotated[float, _only(0.0)] | None = None
@@ -107,13 +109,22 @@ class Generating(Body):
         return tuple(text for text in given if text)
 
 
+class ResponseFormat(Body):
+    type: Literal["text"]
+
+
 class ChatBody(Generating):
     """POST /v1/chat/completions"""
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, le=MOST_NEW_TOKENS)
     logprobs: Annotated[bool, _only(False)] | None = None
+    top_logprobs: Literal[0] | None = None
+    response_format: ResponseFormat | None = None
     tools: list[Any] | None = Field(None, max_length=0)
+    tool_choice: Literal["none", "auto"] | None = None
+    functions: list[Any] | None = Field(None, max_length=0)
+    function_call: Literal["none", "auto"] | None = None
 
     def prompt(self) -> str:
         """The conversation as plain text, one `role: content` a line, ending where the assistant would go on:

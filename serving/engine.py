@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -31,6 +31,17 @@ class Classified(Protocol):
     def tokens(self) -> int: ...
 
 
+class Generated(Protocol):
+    """What a generated text tells of itself at its end; `model.language.Generated` is one."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def output_tokens(self) -> int: ...
+    @property
+    def finish(self) -> str: ...
+
+
 class Servable(Protocol):
     """What the gateway asks of a model; `model.LanguageModel` is one."""
 
@@ -39,8 +50,7 @@ class Servable(Protocol):
     def classify(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Sequence[Classified]: ...
     def generate(
         self, prompt: str, *, max_new_tokens: int, temperature: float, stop: Sequence[str], seed: int | None
-    ) -> Iterator[str]: ...
-    def count_tokens(self, text: str) -> int: ...
+    ) -> Generator[str, None, Generated]: ...
 
 
 class Overloaded(EvermoeError):
@@ -63,8 +73,8 @@ class Sampling:
 class Generation:
     """A text on its way: iterate over its pieces once, in the event loop that made it.
 
-    `text` is what has come so far. `prompt_tokens` and `output_tokens` are exact once the pieces have ended; while they
-    come, and when the iterator is left early, the output is counted in pieces.
+    `text` is what has come so far. The tokens, and OpenAI's word for why it ended, are the model's once the pieces have
+    ended; while they come, and when the iterator is left early, the output is counted in pieces.
     """
 
     def __init__(self, model: Servable, prompt: str, how: Sampling) -> None:
@@ -76,26 +86,20 @@ class Generation:
         self.text = ""
         self.prompt_tokens = 0
         self.output_tokens = 0
-
-    @property
-    def finish_reason(self) -> str:
-        """OpenAI's word for why it ended."""
-        return "length" if self.output_tokens >= self._how.new_tokens else "stop"
+        self.finish_reason = ""
 
     def work(self) -> None:
         """The worker's side: make pieces until the end, or until nobody listens."""
         last: object = None
-        how, text = self._how, ""
+        how = self._how
         try:
-            for piece in self._model.generate(
+            pieces = self._model.generate(
                 self._prompt, max_new_tokens=how.new_tokens, temperature=how.temperature, stop=how.stop, seed=how.seed
-            ):
-                if self._left.is_set():
-                    return
-                text += piece
-                self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
-            # Counted here and not in the event loop: a tokenizer is not for two threads at once.
-            last = _Counted(self._model.count_tokens(self._prompt), self._model.count_tokens(text))
+            )
+            while not self._left.is_set():
+                self._loop.call_soon_threadsafe(self._pieces.put_nowait, next(pieces))
+        except StopIteration as end:
+            last = _End(end.value)
         except Exception as error:
             last = error
         finally:
@@ -111,8 +115,10 @@ class Generation:
                 yield piece
             if isinstance(piece, Exception):
                 raise piece
-            if isinstance(piece, _Counted):
-                self.prompt_tokens, self.output_tokens = piece.prompt_tokens, piece.output_tokens
+            if isinstance(piece, _End):
+                told = piece.told
+                self.prompt_tokens, self.output_tokens = told.prompt_tokens, told.output_tokens
+                self.finish_reason = told.finish
         finally:
             self.leave()
 
@@ -124,9 +130,10 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class _Counted:
-    prompt_tokens: int
-    output_tokens: int
+class _End:
+    """The mark after the last piece."""
+
+    told: Generated
 
 
 class Engine:
@@ -182,7 +189,7 @@ class Engine:
         return await asyncio.wrap_future(self._submit(lambda: model.classify([text], labels)[0]))
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run a small piece of model work (counting tokens, say) on a worker."""
+        """Run a small piece of model work on a worker."""
         return await asyncio.wrap_future(self._submit(work))
 
     def generate(self, model: Servable, prompt: str, how: Sampling) -> Generation:

@@ -15,6 +15,7 @@ from typing import Any
 
 from evermoe.errors import BadInput, EvermoeError
 from monitoring.events import EventLog, Feedback, Receipt, Request
+from monitoring.rows import CLIENT_LEFT
 from serving.answers import Kind, Usage, new_id
 from serving.engine import Classified, Engine, Generation, Sampling
 from serving.router import Route, Router, checked_unit
@@ -80,7 +81,7 @@ class Gateway:
         except EvermoeError:
             raise
         except Exception as error:
-            await self._record_failure(asked, "", Usage(0, 0), error)
+            await self._record_failure(asked, "", Usage(0, 0), _reason(error))
             raise
         latency_ms = _since(asked.began)
         shadow = await self._shadow(asked, labels)
@@ -102,15 +103,21 @@ class Gateway:
         """Begin a text; nothing is recorded until `finish`. Raises `Overloaded`."""
         return self.engine.generate(asked.route.model, asked.input, how)
 
-    async def finish(self, asked: Asked, generation: Generation, error: BaseException | None = None) -> Usage:
-        """Record what was generated; the row is durable when this returns. Raises `StorageUnavailable` if it cannot be,
-        unless `error` says that there was no whole answer to record."""
+    async def finish(self, asked: Asked, generation: Generation) -> Usage:
+        """Record a whole text; the row is durable when this returns. Raises `StorageUnavailable` if it cannot be."""
         usage = Usage(generation.prompt_tokens, generation.output_tokens)
-        if error is None:
-            await self.record(self._row(asked, generation.text, usage))
-        else:
-            await self._record_failure(asked, generation.text, usage, error)
+        await self.record(self._row(asked, generation.text, usage))
         return usage
+
+    async def failed(self, asked: Asked, generation: Generation, error: Exception) -> None:
+        """Record a text that the model broke off; where that cannot be stored, the log says so."""
+        usage = Usage(generation.prompt_tokens, generation.output_tokens)
+        await self._record_failure(asked, generation.text, usage, _reason(error))
+
+    async def left(self, asked: Asked, generation: Generation) -> None:
+        """Record a text whose client did not wait for its end, which says nothing against the model."""
+        usage = Usage(generation.prompt_tokens, generation.output_tokens)
+        await self._record_failure(asked, generation.text, usage, CLIENT_LEFT)
 
     async def record(self, row: Request) -> None:
         """Append a request; durable when this returns. Raises `StorageUnavailable`."""
@@ -121,12 +128,11 @@ class Gateway:
         """Append feedback; durable when this returns. Raises `NotFound`, `Conflict`, `StorageUnavailable`."""
         return await asyncio.wrap_future(self.events.append(feedback))
 
-    async def _record_failure(self, asked: Asked, text: str, usage: Usage, error: BaseException) -> None:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+    async def _record_failure(self, asked: Asked, text: str, usage: Usage, reason: str) -> None:
         try:
             await self.record(self._row(asked, text, usage, error=reason))
         except EvermoeError as storage:
-            log.warning("response %s failed (%s) and could not be recorded: %s", asked.id, reason, storage)
+            log.warning("response %s has no whole answer (%s) and could not be recorded: %s", asked.id, reason, storage)
 
     def _row(self, asked: Asked, output: str, usage: Usage, **more: Any) -> Request:
         return Request(
@@ -148,6 +154,11 @@ class Gateway:
             experts=more.get("experts", ()),
             error=more.get("error"),
         )
+
+
+def _reason(error: Exception) -> str:
+    """An error as a row keeps it: its kind and its first line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
 
 
 def _since(began: float) -> float:

@@ -79,7 +79,7 @@ async def _answer(
     except EvermoeError:
         raise
     except Exception as error:
-        await gateway.finish(asked, generation, error)
+        await gateway.failed(asked, generation, error)
         raise
     usage = request.state.usage = await gateway.finish(asked, generation)
     return JSONResponse(answer.whole(generation.text, generation.finish_reason, usage))
@@ -101,8 +101,7 @@ async def _stream(
         generation.leave()
         if not whole:
             # The client left. The row is written by a task of its own, because this one is being cancelled.
-            left = ConnectionError("the client left before the end")
-            writing = asyncio.create_task(gateway.finish(asked, generation, left))
+            writing = asyncio.create_task(gateway.left(asked, generation))
             _writing.add(writing)
             writing.add_done_callback(_writing.discard)
         raise
@@ -112,7 +111,7 @@ async def _stream(
         return
     except Exception as error:
         log.exception("response %s failed", asked.id)
-        await gateway.finish(asked, generation, error)
+        await gateway.failed(asked, generation, error)
         yield event(error_shape("the model failed; the gateway's log has the details", 500))
         return
     for chunk in answer.last_chunks(generation.finish_reason, usage if with_usage else None):

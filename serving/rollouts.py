@@ -41,16 +41,26 @@ class Rollouts:
         self._on_trial: Plan | None = None
 
     def deployment(self) -> Deployment:
-        """Who serves now: an open rollout's plan, else the champion alone. Raises `NotReady` without a champion."""
+        """Who serves now: an open rollout's plan, else the champion alone. Raises `NotReady` without a champion.
+
+        A decision on the rollout that was followed here takes effect without MLflow too: the ledger has it.
+        """
         plan = self._ledger.plan()
         if plan is not None:
             self._on_trial = plan
             return Deployment(plan.champion, plan)
-        champion = self._controls.versions.champion()
+        last = self._on_trial
+        promoted = last is not None and self._ledger.get(last.rollout).status == "promoted"
+        try:
+            champion = self._controls.versions.champion()
+        except Exception:
+            # Whatever MLflow and its client raise when they are down: the ledger is the truth, the alias follows from it.
+            if last is None:
+                raise
+            return Deployment(last.challenger if promoted else last.champion)
         if champion is None:
             raise NotReady("no champion is registered; run `evermoe demo`, or `dvc repro` to make a base")
-        last = self._on_trial
-        if last and champion.version == last.champion and self._ledger.get(last.rollout).status == "promoted":
+        if last and promoted and champion.version == last.champion:
             # A promotion closes the ledger first and moves the alias after: do not go back for that moment.
             return Deployment(last.challenger)
         self._on_trial = None

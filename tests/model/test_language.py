@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Generator
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from evermoe.errors import BadInput
 from model import Example, evaluate, from_pretrained
 from model.label_trie import LabelTrie
+from model.language import Generated, pick
 
 
 def test_a_trained_model_tells_its_labels_apart(tiny_model_folder) -> None:
@@ -88,6 +90,51 @@ def test_streamed_pieces_join_to_the_whole_text(tiny_model_folder) -> None:
     assert len(pieces) > 1
     assert all(pieces)
     assert "".join(itertools.chain(pieces)) == "".join(model.generate("fix the", max_new_tokens=12))
+
+
+def told(pieces: Generator[str, None, Generated]) -> tuple[str, Generated]:
+    """The whole text of a generation, and what it tells of itself at its end."""
+    text = ""
+    while True:
+        try:
+            text += next(pieces)
+        except StopIteration as end:
+            return text, end.value
+
+
+@pytest.mark.parametrize("max_new_tokens", [126, 128, 4096])
+def test_a_prompt_is_read_however_many_new_tokens_are_asked_for(tiny_model_folder, max_new_tokens: int) -> None:
+    model = from_pretrained(tiny_model_folder)
+    prompt = "fix the vlan option of the port"
+    few, _ = told(model.generate(prompt, max_new_tokens=4))
+    many, end = told(model.generate(prompt, max_new_tokens=max_new_tokens))
+    assert many.startswith(few)
+    assert end.prompt_tokens == len(model.codec.opening(prompt))
+
+
+def test_a_prompt_longer_than_the_window_keeps_its_end_and_leaves_room_for_one_token(tiny_model_folder) -> None:
+    model = from_pretrained(tiny_model_folder)
+    model.network.config.max_position_embeddings = 8
+    read: list[list[int]] = []
+    model.network.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0][0].tolist()))
+    prompt = "fix the vlan option of the port, the"
+    _, end = told(model.generate(prompt, max_new_tokens=12))
+    assert read == [[model.codec.bos, *model.codec.text(prompt)[-6:]]]
+    assert end == Generated(prompt_tokens=7, output_tokens=1, finish="length")
+
+
+def test_a_generation_tells_how_many_tokens_it_made_and_why_it_ended(tiny_model_folder) -> None:
+    model = from_pretrained(tiny_model_folder)
+    free, end = told(model.generate("fix the", max_new_tokens=12))
+    assert (end.output_tokens, end.finish) == (12, "length")
+    _, end = told(model.generate("fix the", max_new_tokens=12, stop=[free[len(free) // 2 :][:2]]))
+    assert end.output_tokens < 12
+    assert end.finish == "stop"
+
+
+@pytest.mark.parametrize("temperature", [1e-60, 1e-45, 1e-39, 9e-5])
+def test_a_temperature_too_low_to_divide_by_is_greedy(temperature: float) -> None:
+    assert pick(torch.tensor([1.0, 30.0, 29.99]), temperature, None) == 1
 
 
 def test_a_saved_model_comes_back_the_same(tiny_model_folder, tmp_path) -> None:

@@ -11,7 +11,7 @@ from rows_for_tests import MINUTE, NOON, a_feedback, a_request
 from sqlalchemy import update
 
 from evermoe.errors import BadInput, Conflict, HomeTooNew, NotFound, StorageUnavailable
-from monitoring.events import Answered, ArmSummary, Counts, EventLog, Receipt, Reward, Summary
+from monitoring.events import CLIENT_LEFT, Answered, ArmSummary, Counts, EventLog, Receipt, Reward, Summary
 from monitoring.schema import schema_versions
 
 
@@ -172,6 +172,61 @@ def test_a_reward_says_whether_the_other_arm_is_known_to_answer_alike(log: Event
     ]
 
 
+def test_an_answer_that_failed_is_a_loss_of_its_arm_in_its_place_among_the_feedback(log: EventLog) -> None:
+    for number in range(5):
+        log.record(
+            a_request(f"r{number}", at=NOON + number * MINUTE, error="RuntimeError: crash" if number % 2 else None)
+        )
+    log.record(a_request("other", rollout="another", error="RuntimeError: crash"))
+    for number, arrived in ((4, 9), (0, 2), (2, 3)):
+        log.record(a_feedback(f"k{number}", f"r{number}", at=NOON + arrived * MINUTE, score=1.0))
+    found = [(one.response_id, one.reward, one.at) for one in log.rewards("2025-06")]
+    assert found == [
+        ("r1", 0.0, NOON + MINUTE),
+        ("r3", 0.0, NOON + 3 * MINUTE),
+        ("r4", 1.0, NOON + 9 * MINUTE),
+        ("r0", 1.0, NOON + 2 * MINUTE),
+        ("r2", 1.0, NOON + 3 * MINUTE),
+    ]
+
+
+def test_a_failed_answer_that_has_feedback_counts_once_and_as_failed(log: EventLog) -> None:
+    log.record(a_request(error="RuntimeError: crash", shadow="network"))
+    log.record(a_feedback(score=1.0))
+    assert log.rewards("2025-06") == [Reward("r1", "ann", True, "champion", "3", 0.95, 0.0, NOON, NOON, False)]
+
+
+@pytest.mark.parametrize("error", [CLIENT_LEFT, f"ConnectionError: {CLIENT_LEFT}"])
+def test_a_client_that_left_before_the_end_is_no_fault_of_the_arm(log: EventLog, error: str) -> None:
+    log.record(a_request("r1", error=error))
+    log.record(a_request("r2", error=error))
+    log.record(a_feedback("k2", "r2", score=0.75))
+    assert [(one.response_id, one.reward) for one in log.rewards("2025-06")] == [("r2", 0.75)]
+
+
+def test_a_label_that_follows_a_score_is_told_in_the_window_in_which_it_arrived(log: EventLog) -> None:
+    log.record(a_request())
+    log.record(a_feedback("thumb", at=NOON + 5 * MINUTE, score=0.0, label=None))
+    log.record(a_feedback("right", at=NOON + 9 * MINUTE, label="database"))
+    log.record(a_feedback("wavering", at=NOON + 9 * MINUTE, label="storage"))
+    told_first, told_later = log.told(NOON, NOON + 9 * MINUTE), log.told(NOON + 9 * MINUTE, NOON + 11 * MINUTE)
+    assert told_first == [Answered(a_request(), None, 0.0, NOON + 5 * MINUTE)]
+    assert told_later == [Answered(a_request(), "database", 0.0, NOON + 9 * MINUTE)]
+    assert log.told(NOON, NOON + 11 * MINUTE) == told_later
+    assert log.told(NOON + 10 * MINUTE, NOON + 11 * MINUTE) == []
+
+
+def test_answered_takes_the_label_from_the_first_feedback_that_has_one_if_it_was_known(log: EventLog) -> None:
+    log.record(a_request())
+    log.record(a_feedback("thumb", at=NOON + 5 * MINUTE, score=0.0, label=None))
+    log.record(a_feedback("right", at=NOON + 9 * MINUTE, label="database"))
+    window = (NOON, NOON + MINUTE)
+    assert log.answered(*window, known_by=NOON + 8 * MINUTE) == [Answered(a_request(), None, 0.0, NOON + 5 * MINUTE)]
+    assert log.answered(*window, known_by=NOON + 9 * MINUTE) == [
+        Answered(a_request(), "database", 0.0, NOON + 9 * MINUTE)
+    ]
+
+
 def test_told_shows_what_was_answered_for_in_a_window_whenever_it_was_asked(log: EventLog) -> None:
     for minute in range(3):
         log.record(a_request(f"r{minute}", at=NOON + minute * MINUTE))
@@ -189,7 +244,7 @@ def test_answered_shows_a_window_with_only_the_feedback_known_by_then(log: Event
         log.record(row)
     log.record(a_feedback("early", "r1", at=NOON + 5 * MINUTE, label="database"))
     log.record(a_feedback("late", "r2", at=NOON + 9 * MINUTE, score=0.5, label=None))
-    log.record(a_feedback("second", "r2", at=NOON + 5 * MINUTE, label="database"))
+    log.record(a_feedback("other", "r3", at=NOON + 5 * MINUTE, label="database"))
     window = (NOON + MINUTE, NOON + 3 * MINUTE)
     early = Answered(asked[1], "database", 0.0, NOON + 5 * MINUTE)
     assert log.answered(*window, known_by=NOON + 8 * MINUTE) == [early, Answered(asked[2], None, None, None)]

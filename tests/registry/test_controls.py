@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import break_mlflow, mend_mlflow
 from safetensors.numpy import save_file
 
-from evermoe.errors import Conflict
+from evermoe.errors import Conflict, StorageUnavailable
 from registry import rollout as r
 from registry.controls import Controls
 from registry.evidence import Evidence, Verdict
 from registry.ledger import Ledger
-from registry.rollout import Policy, Rollout, new_rollout
+from registry.rollout import Decision, Policy, Rollout, new_rollout
 from registry.tracking import Tracking
 from registry.versions import Versions
 
@@ -96,3 +98,66 @@ def test_settling_leaves_alone_a_champion_that_was_chosen_since(controls: Contro
     controls.versions.set_alias("champion", "1")  # a person went back in MLflow
     controls.settle()
     assert aliases(controls) == ("1", None)
+
+
+@pytest.mark.parametrize("decide", [r.promote, r.pause, lambda rollout: r.set_share(rollout, 0.3)])
+def test_a_decision_is_carried_out_once_and_to_the_end_however_often_it_is_tried_again(
+    controls: Controls, tmp_path: Path, decide: Callable[[Rollout], Decision]
+) -> None:
+    rollout = on_trial(controls)
+    decision = decide(rollout)
+    break_mlflow(tmp_path / "mlflow.db", "runs")
+    with pytest.raises(StorageUnavailable):
+        controls.apply(rollout, decision, "flow rollout", LATER, verdict())
+    mend_mlflow(tmp_path / "mlflow.db", "runs")
+    again = [controls.apply(rollout, decision, "flow rollout", LATER, verdict()) for _ in range(2)]
+    assert again == [controls.ledger.get("june")] * 2
+    assert [row.action for row in controls.ledger.history()] == ["open", decision.action]
+    assert len(logged(controls, decision.action)) == 1
+
+
+@pytest.mark.parametrize(("by", "share", "reason"), [("bob", 0.3, "why"), ("ann", 0.4, "why"), ("ann", 0.3, "other")])
+def test_only_the_very_same_decision_counts_as_carried_out(
+    controls: Controls, by: str, share: float, reason: str
+) -> None:
+    rollout = on_trial(controls)
+    controls.apply(rollout, r.set_share(rollout, 0.3, "why"), "ann", LATER, verdict())
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        controls.apply(rollout, r.set_share(rollout, share, reason), by, LATER, verdict())
+
+
+def test_what_a_process_left_undone_in_mlflow_is_made_good_for_what_closed_and_for_what_it_opened(
+    controls: Controls,
+) -> None:
+    rollout = on_trial(controls)
+    controls.ledger.apply("june", r.abort(rollout), "ann", LATER)  # and here the process died
+    july = new_rollout("july", "2025-07", "1", "2", "another salt", Policy(), LATER)
+    controls.ledger.open(july, by="flow monthly")  # and here the next one
+    controls.versions.drop_alias("challenger")
+    controls.settle()
+    assert aliases(controls) == ("1", "2")
+    assert len(logged(controls, "abort")) == 1
+    assert len(logged(controls, "open")) == 2
+    controls.settle()
+    assert len(logged(controls, "open")) == 2
+
+
+def test_a_challenger_of_a_champion_that_was_replaced_meanwhile_is_not_put_on_trial(controls: Controls) -> None:
+    controls.versions.set_alias("champion", "2")
+    late = new_rollout("june", "2025-06", "1", "3", "salt", Policy(), OPENED)
+    with pytest.raises(Conflict, match="the champion is version 2 by now"):
+        controls.open(late, by="flow monthly")
+    assert controls.ledger.list() == ()
+
+
+def test_a_promotion_that_has_not_reached_the_alias_counts_as_a_new_champion(controls: Controls) -> None:
+    controls.ledger.apply("june", r.promote(on_trial(controls)), "ann", LATER)  # and here the process died
+    with pytest.raises(Conflict, match="the champion is version 2 by now"):
+        controls.open(new_rollout("july", "2025-07", "1", "3", "another salt", Policy(), LATER), by="flow monthly")
+    assert controls.open(controls.ledger.get("june"), by="flow monthly").status == "promoted"  # a retry
+
+
+def logged(controls: Controls, action: str) -> list[str]:
+    """The runs of decisions of this kind that were logged to their end."""
+    found = controls.tracking.client.search_runs([controls.tracking.experiment], f"tags.`evermoe.action` = '{action}'")
+    return [run.info.run_name for run in found if run.info.status == "FINISHED"]

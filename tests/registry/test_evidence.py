@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evermoe.errors import BadInput
+from monitoring.events import EventLog, Feedback, Request
 from registry.evidence import Evidence, weigh
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
@@ -227,3 +229,28 @@ def test_a_lift_on_few_requests_is_found_sooner_when_the_others_are_left_out() -
 def test_rewards_after_now_are_not_weighed() -> None:
     rewards = told(10, 1.0, seed=1)
     assert sum(weigh(rewards, 0.05, rewards[4].at).rewards.values()) == 5
+
+
+def test_a_challenger_that_fails_on_what_is_hard_is_not_promoted_for_what_is_easy(tmp_path: Path) -> None:
+    draw = np.random.default_rng(7)
+    with EventLog(f"sqlite:///{tmp_path / 'events.db'}") as log:
+        for number, (a, hard, y) in enumerate(draw.random((1500, 3))):
+            arm = "challenger" if a < 0.5 else "champion"
+            failed = arm == "challenger" and hard < 0.5
+            at = START + timedelta(minutes=number)
+            log.append(asked(f"r{number}", arm, at, "RuntimeError: crash" if failed else None))
+            if not failed:
+                score = float(y < (0.3 if hard < 0.5 else 0.8))
+                log.append(Feedback(f"k{number}", f"r{number}", at + timedelta(minutes=5), score, None))
+        log.record(asked("last", "pinned", START, None))
+        rewards = log.rewards("june")
+    end = START + timedelta(days=2)
+    told = [one for one in rewards if one.requested_at != one.at]
+    assert weigh(told, 0.05, end).decision == "promote"
+    assert weigh(rewards, 0.05, end).decision == "abort"
+
+
+def asked(name: str, arm: str, at: datetime, error: str | None) -> Request:
+    """A request of a unit of its own, in a rollout at a share of one half."""
+    text = ("fix the vlan", "" if error else "network")
+    return Request(name, at, "classify", name, True, *text, None, "june", arm, "1", 0.5, 9.0, 4, 1, (), error)

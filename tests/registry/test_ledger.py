@@ -171,6 +171,46 @@ def test_an_unknown_rollout_is_named(ledger: Ledger) -> None:
             call("august")
 
 
+@pytest.mark.parametrize("name", ["au\0gust", "au\ud800gust"])
+def test_a_name_no_database_can_hold_is_an_unknown_rollout(ledger: Ledger, name: str) -> None:
+    for call in (ledger.get, ledger.history, lambda name: ledger.apply(name, Decision("abort", 0, ""), "ann", LATER)):
+        with pytest.raises(NotFound, match="no rollout 'au"):
+            call(name)
+
+
+def test_a_file_that_is_damaged_while_it_is_in_use_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    with Ledger(f"sqlite:///{path}") as ledger:
+        ledger.open(june(), by="monthly")
+    pages = bytearray(path.read_bytes())
+    pages[4096:] = b"\xff" * (len(pages) - 4096)
+    with Ledger(f"sqlite:///{path}") as ledger:
+        path.write_bytes(pages)
+        with pytest.raises(StorageUnavailable, match="malformed; restore the file") as error:
+            ledger.list()
+    assert "\n" not in str(error.value)
+
+
+def test_a_postgresql_that_became_a_read_only_replica_is_told_in_one_line(postgres_url: str) -> None:
+    Ledger(postgres_url).close()
+    read_only = postgres_url.replace("-csearch_path", "-cdefault_transaction_read_only%3Don -csearch_path")
+    with Ledger(read_only) as ledger:
+        assert ledger.running() is None
+        with pytest.raises(StorageUnavailable, match="read-only transaction") as error:
+            ledger.open(june(), by="monthly")
+    assert "\n" not in str(error.value)
+
+
+def test_a_pool_without_a_free_connection_is_told_in_one_line(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise sa.exc.TimeoutError("QueuePool limit of size 5 overflow 10 reached")
+
+    monkeypatch.setattr(ledger._engine, "connect", full)
+    for call in (ledger.plan, lambda: ledger.open(june(), by="monthly")):
+        with pytest.raises(StorageUnavailable, match="QueuePool limit"):
+            call()
+
+
 def test_the_database_itself_refuses_to_change_or_drop_an_audit_row(ledger: Ledger, database_url: str) -> None:
     ledger.open(june(), by="monthly")
     engine = sa.create_engine(database_url)

@@ -94,6 +94,21 @@ def test_a_freeze_that_died_before_tracking_is_completed_by_the_next(tmp_path: P
     assert snapshots.load("2025-06") == ROWS
 
 
+@pytest.mark.parametrize("kept", [0, 3, 20, 60, 80])
+def test_a_tracker_that_a_full_disk_cut_short_tracks_nothing_and_is_written_again(tmp_path: Path, kept: int) -> None:
+    snapshots = Snapshots(tmp_path)
+    frozen = snapshots.freeze("2025-06", ROWS)
+    tracker = frozen.path.with_name("2025-06.jsonl.dvc")
+    whole = tracker.read_bytes()
+    tracker.write_bytes(whole[:kept])
+    assert snapshots.names() == ()
+    with pytest.raises(BadInput, match=r"2025-06\.jsonl\.dvc: not a DVC file"):
+        snapshots.load("2025-06")
+    snapshots.freeze("2025-07", ROWS)  # DVC alone would refuse to
+    assert snapshots.freeze("2025-06", ROWS) == frozen
+    assert tracker.read_bytes() == whole
+
+
 def test_a_freeze_that_died_before_the_push_is_pushed_by_the_next(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path)
     snapshots.freeze("2025-06", ROWS)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from faults import break_mlflow
 
 from evermoe.errors import BadInput, ServiceUnreachable, StorageUnavailable
 from registry.audit import AuditRow
@@ -186,6 +187,56 @@ def test_a_decision_logged_half_way_is_completed_by_the_next_sync(
     assert {run.info.status for name in ("open at 0.05", "advance to 0.1", "promote") for run in tree[name]} == {
         "FINISHED"
     }
+
+
+def test_a_decision_whose_run_was_interrupted_is_completed_by_the_next_sync(
+    tracking: Tracking, closed: tuple[Rollout, tuple[AuditRow, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout, history = closed
+    with monkeypatch.context() as patch:  # dies when its run is made and its evidence is not yet written
+        patch.setattr(tracking.client, "log_text", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            tracking.decisions(rollout, history)
+    tracking.decisions(rollout, history)
+    (opened,) = runs(tracking)["open at 0.05"]
+    assert opened.info.status == "FINISHED"
+    assert [file.path for file in tracking.client.list_artifacts(opened.info.run_id)] == ["evidence.json"]
+
+
+def test_a_rollout_whose_decisions_are_all_logged_is_not_gone_through_again(
+    tracking: Tracking, closed: tuple[Rollout, tuple[AuditRow, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout, history = closed
+    run_id = tracking.decisions(rollout, history)
+    for write in ("create_run", "set_terminated", "log_text", "set_tag"):
+        monkeypatch.delattr(f"mlflow.MlflowClient.{write}")
+    assert tracking.decisions(rollout, history) == run_id
+
+
+def test_a_step_that_fails_tells_its_own_error_even_when_mlflow_fails_too(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking.month_run("2025-06")
+    monkeypatch.setattr(tracking.client, "log_batch", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(RuntimeError, match="out of memory"), tracking.step("2025-06", "train", "first"):
+        raise RuntimeError("out of memory")
+
+
+def test_an_mlflow_that_fails_later_is_told_in_one_line(tracking: Tracking, tmp_path: Path) -> None:
+    with tracking.step("2025-06", "train", "first") as run:
+        pass
+    break_mlflow(tmp_path / "mlflow.db", "runs")
+    calls = (
+        lambda: run.tags({"git": "abc"}),
+        lambda: run.metrics({"loss": 1.0}),
+        lambda: tracking.month_run("2025-07"),
+        lambda: tracking.decisions(ROLLOUT, ()),
+        lambda: tracking.step("2025-06", "train", "first").__enter__(),
+    )
+    for call in calls:
+        with pytest.raises(StorageUnavailable, match=r"the MLflow database failed: .*no such table: runs") as error:
+            call()  # type: ignore[no-untyped-call]
+        assert "\n" not in str(error.value)
 
 
 def test_a_step_no_month_has_is_refused(tracking: Tracking) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 import requests
+from faults import break_mlflow, mend_mlflow
+from mlflow import MlflowClient
 from safetensors.numpy import save_file
 
-from evermoe.errors import BadInput, NotFound
+from evermoe.errors import BadInput, NotFound, ServiceUnreachable, StorageUnavailable
 from registry.versions import Version, Versions
 
 LOADER = Path(__file__).with_name("loader.py")
@@ -151,6 +154,88 @@ def test_what_is_no_safetensors_folder_is_refused_before_anything_is_stored(vers
     with pytest.raises(BadInput, match="not a model folder"):
         register(versions, folder)
     assert versions.all() == ()
+
+
+@pytest.mark.parametrize("table", ["registered_models", "model_versions"])
+def test_an_mlflow_that_fails_is_no_registry_without_versions(
+    versions: Versions, folder: Path, tmp_path: Path, table: str
+) -> None:
+    register(versions, folder)
+    versions.set_alias("champion", "1")
+    break_mlflow(tmp_path / "mlflow.db", table)
+    calls: list[Callable[[], object]] = [
+        versions.all,
+        lambda: versions.find("2025-06", None),
+        lambda: versions.get("1"),
+        versions.champion,
+        lambda: versions.weights("1"),
+        lambda: versions.set_alias("challenger", "1"),
+        lambda: versions.tag("1", {"seen": "yes"}),
+        lambda: register(versions, folder),
+    ]
+    for call in calls:
+        with pytest.raises(StorageUnavailable, match="the MLflow database failed") as error:
+            call()
+        assert "\n" not in str(error.value)
+    mend_mlflow(tmp_path / "mlflow.db", table)
+    assert [one.version for one in versions.all()] == ["1"]
+
+
+def test_an_mlflow_server_that_went_away_is_told_in_one_line(
+    versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    versions.uri, versions.client = address, MlflowClient(address, address)
+    for call in (versions.all, versions.champion, lambda: versions.get("1")):
+        with pytest.raises(ServiceUnreachable, match=f"the MLflow server at {address} failed") as error:
+            call()  # type: ignore[operator]
+        assert "\n" not in str(error.value)
+
+
+def test_a_remote_store_without_the_weights_is_one_clear_line(
+    versions: Versions, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = register(versions, folder)
+    location = versions.client.get_logged_model(made.model_id).artifact_location
+    shutil.rmtree(Path(location.removeprefix("file://")) / "artifacts" / "weights")
+    monkeypatch.setattr("registry.versions._local", lambda uri: None)
+    versions.cache = tmp_path / "cache"
+    with pytest.raises(NotFound, match="version 1 has no weights"):
+        versions.weights("1")
+
+
+def test_a_home_that_was_moved_still_has_its_weights(versions: Versions, folder: Path, tmp_path: Path) -> None:
+    register(versions, folder)
+    (tmp_path / "artifacts").rename(tmp_path / "moved")
+    weights = Versions(versions.uri, artifacts=tmp_path / "moved").weights("1")
+    assert weights.is_relative_to(tmp_path / "moved")
+    assert (weights / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    with pytest.raises(NotFound, match="moved or deleted"):
+        versions.weights("1")
+
+
+def test_processes_that_register_the_same_at_once_make_one_version(
+    versions: Versions, folder: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("registering_process.py")), versions.uri]
+    command += [str(tmp_path / "artifacts"), str(folder), str(LOADER)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=120)[0].strip() for process in processes] == ["1", "1"]
+    assert [one.version for one in versions.all()] == ["1"]
+
+
+def test_of_two_that_no_lock_kept_apart_the_later_takes_its_own_away(
+    versions: Versions, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = versions.find
+    first = register(versions, folder)
+    answers = iter([None])  # the other one registers after our look
+    monkeypatch.setattr(versions, "find", lambda month, parent: next(answers, found(month, parent)))
+    assert register(versions, folder) == first
+    assert [one.version for one in versions.all()] == ["1"]
 
 
 @pytest.fixture

@@ -100,8 +100,8 @@ def start(home: Path) -> Iterator[Callable[..., Served]]:
     """Starts a gateway; it stops when the test ends."""
     with contextlib.ExitStack() as stack:
 
-        def start(*, replay: bool = False, waiting: int = 512) -> Served:
-            url, tracking_uri = f"sqlite:///{home / 'events.db'}", f"sqlite:///{home / 'mlflow.db'}"
+        def start(*, replay: bool = False, waiting: int = 512, database: str | None = None) -> Served:
+            url, tracking_uri = database or f"sqlite:///{home / 'events.db'}", f"sqlite:///{home / 'mlflow.db'}"
             versions = Versions(tracking_uri, artifacts=home / "artifacts")
             tracking = Tracking(tracking_uri, home / "artifacts")
             events, ledger = EventLog(url), stack.enter_context(Ledger(url))

@@ -12,6 +12,7 @@ from serving.bodies import Body, ChatBody, ClassifyBody, CompletionBody, Control
 
 CHAT: dict[str, Any] = {"model": "evermoe", "messages": [{"role": "user", "content": "hi"}]}
 TEXT: dict[str, Any] = {"model": "evermoe", "prompt": "hi"}
+NO_CALL = "'{}': {} is not supported; use 'none' or 'auto'"
 FEEDBACK: dict[str, Any] = {"id": "clsf-1", "key": "k"}
 
 
@@ -32,6 +33,12 @@ def test_fields_at_the_value_that_changes_nothing_are_accepted() -> None:
         "frequency_penalty": 0.0,
         "tools": [],
         "logprobs": False,
+        "top_logprobs": 0,
+        "response_format": {"type": "text"},
+        "functions": [],
+        "function_call": "none",
+        "tool_choice": "auto",
+        "seed": 2**64 - 1,
         "store": True,
     }
     assert check(CHAT | neutral, ChatBody).new_tokens() == 64
@@ -58,6 +65,25 @@ def test_fields_at_the_value_that_changes_nothing_are_accepted() -> None:
         (CHAT | {"top_p": 0.4}, ChatBody, "'top_p' is supported at 1.0 only; leave it out"),
         (CHAT | {"n": 2}, ChatBody, "'n': 2 is not supported; use 1"),
         (CHAT | {"tools": [{}]}, ChatBody, "'tools' is not supported; leave it out"),
+        (
+            CHAT | {"response_format": {"type": "json_object"}},
+            ChatBody,
+            "'response_format.type': \"json_object\" is not supported; use 'text'",
+        ),
+        (CHAT | {"functions": [{"name": "f"}]}, ChatBody, "'functions' is not supported; leave it out"),
+        (CHAT | {"function_call": {"name": "f"}}, ChatBody, NO_CALL.format("function_call", '{"name": "f"}')),
+        (CHAT | {"tool_choice": "required"}, ChatBody, NO_CALL.format("tool_choice", '"required"')),
+        (CHAT | {"top_logprobs": 5}, ChatBody, "'top_logprobs': 5 is not supported; use 0"),
+        (
+            CHAT | {"seed": 2**64},
+            ChatBody,
+            "'seed' must be less than or equal to 18446744073709551615, not 18446744073709551616",
+        ),
+        (
+            TEXT | {"seed": -(2**63) - 1},
+            CompletionBody,
+            "'seed' must be greater than or equal to -9223372036854775808, not -9223372036854775809",
+        ),
         (CHAT | {"stream": "yes"}, ChatBody, "'stream' must be true or false, not \"yes\""),
         (TEXT | {"prompt": ""}, CompletionBody, "'prompt' is empty"),
         (TEXT | {"prompt": ["a", "b"]}, CompletionBody, "'prompt' takes 1 at most"),

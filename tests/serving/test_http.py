@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model import LanguageModel
 from monitoring.events import Counts
+from monitoring.rows import CLIENT_LEFT
 from tests.serving.conftest import Served, wait_for
 
 OTHER = "the model 'other' is not served here; ask for one of evermoe, evermoe:1"
@@ -180,7 +181,25 @@ def test_a_client_that_leaves_a_stream_leaves_a_row_that_says_so(served: Served)
             role = next(response.iter_lines())
         wait_for(lambda: served.events.counts().requests == 1)
     row = served.events.request(json.loads(role.removeprefix("data: "))["id"])
-    assert (row.output, row.error) == ("", "ConnectionError: the client left before the end")
+    assert (row.output, row.error) == ("", CLIENT_LEFT)
+
+
+@pytest.mark.parametrize("dice", [{"seed": 2**64 - 1}, {"seed": -(2**63)}, {"temperature": 1e-60, "seed": 1}])
+def test_every_seed_and_temperature_that_is_accepted_is_answered(served: Served, dice: dict[str, float]) -> None:
+    body = {"model": "evermoe", "prompt": "fix the", "max_tokens": 2, "temperature": 1.0}
+    assert served.http.post("/v1/completions", json=body | dice).status_code == 200
+
+
+def test_a_text_that_fills_the_window_ends_for_its_length_and_counts_what_was_read(served: Served) -> None:
+    model = served.engine.get("1")
+    assert isinstance(model, LanguageModel)
+    model.network.config.max_position_embeddings = 8
+    body = {"model": "evermoe", "prompt": "fix the vlan option of the port, the", "max_tokens": 12}
+    answer = served.http.post("/v1/completions", json=body).json()
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"] == {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
+    row = served.events.request(answer["id"])
+    assert (row.prompt_tokens, row.output_tokens) == (7, 1)
 
 
 def test_a_model_that_fails_is_an_error_in_one_line_and_a_row_with_its_reason(served: Served) -> None:

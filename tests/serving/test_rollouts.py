@@ -6,12 +6,15 @@ import re
 import sqlite3
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 
 import httpx
 import pytest
 
+from serving.rollouts import Rollouts
+from serving.router import Deployment
 from tests.serving.conftest import Served
 
 WHO = {"by": "ann", "reason": "reviewed the answers"}
@@ -159,6 +162,59 @@ def test_promoting_under_load_switches_versions_without_a_failed_request(served:
     assert served.events.counts().requests == len(seen)
 
 
+@pytest.mark.parametrize(("action", "serves"), [("abort", "1"), ("promote", "2")])
+def test_a_rollout_closed_while_mlflow_is_down_takes_effect_and_stays_so_after(
+    served: Served, action: str, serves: str
+) -> None:
+    rollout, rollouts = served.open_rollout(), Rollouts(served.controls, served.events, alpha=0.05)
+    assert rollouts.deployment().versions == ("1", "2")
+    mlflow = served.database.with_name("mlflow.db")
+    with sqlite3.connect(mlflow) as database:
+        database.execute("ALTER TABLE registered_model_aliases RENAME TO lost")
+    served.http.post(f"/v1/rollouts/{rollout.id}/{action}", json=WHO).raise_for_status()
+    assert served.router.versions == (serves,)
+    answer = served.http.post("/v1/classify", json={"input": "fix the vlan option", "user": "ann"}).json()
+    assert answer["model"] == f"evermoe:{serves}"
+    assert rollouts.deployment() == Deployment(serves)
+    with sqlite3.connect(mlflow) as database:
+        database.execute("ALTER TABLE lost RENAME TO registered_model_aliases")
+    assert rollouts.deployment() == Deployment(serves)
+
+
+def test_the_salt_that_draws_the_units_is_shown_to_nobody(served: Served) -> None:
+    rollout = served.open_rollout()
+    listed = served.http.get("/v1/rollouts").text
+    paused = served.http.post(f"/v1/rollouts/{rollout.id}/pause", json=WHO).text
+    page = served.http.get("/").text
+    assert all(rollout.id in text for text in (listed, paused, page))
+    assert not any("salt" in text for text in (listed, paused, page))
+
+
+ODD_NAMES = ["%00", "a%00b", "%0A%0D", "%FF", "%ED%A0%80", "%F0%9F%92%A5", "'; --", "x" * 9000]
+
+
+@pytest.mark.parametrize("id", ODD_NAMES)
+def test_a_rollout_with_an_odd_name_is_not_found_by_program_or_form(served: Served, id: str) -> None:
+    not_found(served, id)
+
+
+@pytest.mark.parametrize("id", ODD_NAMES)
+def test_a_rollout_with_an_odd_name_is_not_found_on_postgresql(
+    postgres_url: str, start: Callable[..., Served], id: str
+) -> None:
+    not_found(start(database=postgres_url), id)
+
+
+def not_found(served: Served, id: str) -> None:
+    """Assert that steering this rollout answers 404 in one line, to a program and in the console."""
+    refused = served.http.post(f"/v1/rollouts/{id}/abort", json=WHO)
+    assert refused.status_code == 404
+    assert refused.json()["error"]["message"].startswith("no rollout ")
+    form = served.http.post(f"/v1/rollouts/{id}/abort", data=WHO)
+    assert form.status_code == 404
+    assert "no rollout " in Text(form.text).said
+
+
 class Text(HTMLParser):
     """The words of a page, and what it would fetch."""
 
@@ -215,6 +271,8 @@ def test_a_page_of_another_site_cannot_steer(served: Served) -> None:
         f"/v1/rollouts/{rollout.id}/promote", data=WHO, headers={"Origin": "https://elsewhere.example"}
     )
     assert refused.status_code == 403
+    odd = served.http.post(f"/v1/rollouts/{rollout.id}/promote", data=WHO, headers={"Origin": "http://["})
+    assert odd.status_code == 403
     assert served.ledger.get(rollout.id).status == "running"
 
 
