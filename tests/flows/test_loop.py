@@ -257,9 +257,9 @@ def test_a_month_in_which_nobody_told_anything_makes_no_version_and_says_why(pla
 
     from flows.monthly import monthly
 
-    assert monthly("2025-09", end_of("2025-09")) is None
+    assert monthly("2025-05", end_of("2025-05")) is None
     with get_client(sync_client=True) as client:
-        notes = [artifact.data for artifact in client.read_artifacts() if artifact.key == "update-2025-09"]
+        notes = [artifact.data for artifact in client.read_artifacts() if artifact.key == "update-2025-05"]
     assert "too few" in notes[0]
 
 

@@ -109,10 +109,7 @@ def test_a_batch_on_a_full_disk_fails_whole_and_stores_nothing(sqlite_url: str) 
         assert log.counts().requests == 0
 
 
-def test_a_database_locked_by_another_is_told_and_writing_goes_on_after(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("monitoring.schema.LOCK_WAIT_SECONDS", 0.1)
+def test_a_database_locked_by_another_is_told_and_writing_goes_on_after(sqlite_url: str) -> None:
     with EventLog(sqlite_url) as log, EventLog(sqlite_url) as other:
         with other.engine.connect().execution_options(evermoe_writes=True) as connection, connection.begin():
             with pytest.raises(StorageUnavailable, match="database is locked; try again"):
