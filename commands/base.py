@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
     from registry.snapshots import SnapshotRow
 
 FOLDER = Path("data/base")
-RECORDS, MODEL, CURVE, METRICS = "records.jsonl", "model", "training.csv", "metrics.json"
+RECORDS, MODEL, CURVE, METRICS, MONTHS = "records.jsonl", "model", "training.csv", "metrics.json", "months.csv"
+FIGURES = ("examples", "accuracy", "macro_f1", "calibration_error")
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -77,15 +77,18 @@ def train(folder: Annotated[Path, typer.Option(help="Where the stages keep their
 
 @app.command()
 def evaluate(folder: Annotated[Path, typer.Option(help="Where the stages keep their files.")] = FOLDER) -> None:
-    """Examine the model on the records it was not trained on; write metrics.json."""
+    """Examine the model on the records it was not trained on: over all into metrics.json, month by month into months.csv."""
     from flows.base import examine
     from model import from_pretrained
 
-    figures = {
-        name: {key: value for key, value in asdict(evaluation).items() if key not in ("mistakes", "hits")}
-        for name, evaluation in examine(from_pretrained(folder / MODEL), read_records(folder)).items()
-    }
-    (folder / METRICS).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    by_month = examine(from_pretrained(folder / MODEL), read_records(folder))
+    every = by_month.pop("all")
+    content = {name: getattr(every, name) for name in FIGURES}
+    (folder / METRICS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with (folder / MONTHS).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["month", *FIGURES])
+        writer.writerows([month, *(getattr(one, name) for name in FIGURES)] for month, one in by_month.items())
 
 
 @app.command()

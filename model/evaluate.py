@@ -17,12 +17,14 @@ from model.mixture import Example
 @dataclass(frozen=True)
 class Evaluation:
     """Figures on one set of examples. Shares are 0 to 1; `mistakes` are (text, right label, answered label); `hits` tells of
-    each example whether it was answered right, so that two models can be compared example by example."""
+    each example whether it was answered right, so that two models can be compared example by example. `calibration_noise` is
+    the calibration error that a perfectly calibrated model of these certainties shows on as few examples, on average."""
 
     examples: int
     accuracy: float
     macro_f1: float
     calibration_error: float
+    calibration_noise: float
     mistakes: tuple[tuple[str, str, str], ...]
     hits: tuple[bool, ...]
 
@@ -30,7 +32,7 @@ class Evaluation:
 def evaluate(model: LanguageModel, examples: Sequence[Example], kept_mistakes: int = 10) -> Evaluation:
     """Answer every example with the labels the model has learned. A label it has not learned is a mistake, as for a user."""
     if not examples:
-        return Evaluation(0, float("nan"), float("nan"), float("nan"), (), ())
+        return Evaluation(0, float("nan"), float("nan"), float("nan"), float("nan"), (), ())
     answers = model.classify([example.text for example in examples])
     right = [example.label for example in examples]
     answered = [answer.label for answer in answers]
@@ -42,16 +44,35 @@ def evaluate(model: LanguageModel, examples: Sequence[Example], kept_mistakes: i
         accuracy=float(accuracy_score(right, answered)),
         macro_f1=float(f1_score(right, answered, average="macro", zero_division=0)),
         calibration_error=calibration_error(sure, hit),
+        calibration_noise=calibration_noise(sure),
         mistakes=tuple(wrong[:kept_mistakes]),
         hits=tuple(hit.tolist()),
     )
 
 
-def calibration_error(sure: np.ndarray, hit: np.ndarray, bins: int = 10) -> float:
+BINS = 10
+
+
+def calibration_error(sure: np.ndarray, hit: np.ndarray) -> float:
     """Expected calibration error: mean gap between certainty and accuracy over equal-width bins (Guo et al., arXiv 1706.04599)."""
-    which = np.clip((sure * bins).astype(int), 0, bins - 1)
+    which = _bin(sure)
     gaps = [abs(sure[which == b].mean() - hit[which == b].mean()) * (which == b).mean() for b in np.unique(which)]
     return float(sum(gaps))
+
+
+def calibration_noise(sure: np.ndarray) -> float:
+    """The mean of `calibration_error` when each answer is right with just the probability that its certainty says.
+
+    A bin's hits are then a sum of independent draws, whose mean absolute deviation is sqrt(2 / pi) of the standard one.
+    """
+    which = _bin(sure)
+    spreads = [np.sqrt((sure[which == b] * (1 - sure[which == b])).sum()) for b in np.unique(which)]
+    return float(np.sqrt(2 / np.pi) * sum(spreads) / len(sure))
+
+
+def _bin(sure: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.clip((sure * BINS).astype(int), 0, BINS - 1)
+    return found
 
 
 def latencies(

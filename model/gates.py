@@ -3,7 +3,7 @@
 A past month is examined on a few dozen held-out examples, so its figure is noisy and the worst of twelve is noisier. A loss
 on the past therefore fails a challenger when it is beyond its limit by two standard errors of the paired comparison: the more
 examples, the closer the gate comes to its limit. Where it fails: on very few examples it lets a real loss pass, and only the
-rollout sees it.
+rollout sees it. The calibration error, whose chance is never below 0, is held against what a perfectly calibrated model shows.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ def judge(champion: Contest, challenger: Contest, limits: Limits) -> tuple[Gate,
         ("latency", challenger.latency_ms / champion.latency_ms, limits.latency_ratio),
         ("memory", challenger.weight_bytes / champion.weight_bytes, limits.memory_ratio),
     )
-    error = challenger.new.calibration_error
+    error, noise = challenger.new.calibration_error, challenger.new.calibration_noise
     gates.append(
         _gate(
             "calibration",
-            error <= limits.calibration_error,
+            error - noise <= limits.calibration_error,
             error,
             limits.calibration_error,
-            "is off by {:.2f} between certainty and accuracy, may be {:.2f}",
+            f"is off by {{:.2f}} between certainty and accuracy, may be by {{:.2f}} beyond the {noise:.2f} of chance",
         )
     )
     gates += [

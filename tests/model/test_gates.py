@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from model import Evaluation, judge
-from model.evaluate import calibration_error
+from model.evaluate import calibration_error, calibration_noise
 from model.gates import Contest, Limits
 
 LIMITS = Limits(0.0, 5.0, 2.0, 0.25, 1.5, 1.2)
 
 
-def figures(accuracy: float, error: float = 0.1, examples: int = 50) -> Evaluation:
+def figures(accuracy: float, error: float = 0.1, examples: int = 50, noise: float = 0.0) -> Evaluation:
     hits = tuple(number < round(accuracy * examples) for number in range(examples))
-    return Evaluation(examples, accuracy, accuracy, error, (), hits)
+    return Evaluation(examples, accuracy, accuracy, error, noise, (), hits)
 
 
 CHAMPION = Contest(figures(0.5), {"2021-01": figures(0.8), "2021-02": figures(0.7)}, 10.0, 1000)
@@ -63,10 +63,25 @@ def test_examples_that_both_get_right_or_wrong_are_no_evidence_of_a_loss() -> No
 
 
 def test_a_month_without_figures_never_passes() -> None:
-    assert "new month" in failed(dataclasses.replace(BETTER, new=Evaluation(0, float("nan"), 0, float("nan"), (), ())))
+    assert "new month" in failed(
+        dataclasses.replace(BETTER, new=Evaluation(0, float("nan"), 0, float("nan"), 0, (), ()))
+    )
 
 
 def test_calibration_error_is_the_gap_between_certainty_and_accuracy() -> None:
     sure = np.full(100, 0.75)
     assert calibration_error(sure, np.arange(100) < 75) == pytest.approx(0)
     assert calibration_error(sure, np.arange(100) < 25) == pytest.approx(0.5)
+
+
+def test_certainty_that_few_examples_cannot_refute_is_not_held_against_a_challenger() -> None:
+    assert failed(dataclasses.replace(BETTER, new=figures(0.6, error=0.46, noise=0.4))) == []
+    assert failed(dataclasses.replace(BETTER, new=figures(0.6, error=0.46, noise=0.1))) == ["calibration"]
+
+
+@pytest.mark.parametrize("examples", [3, 30, 300])
+def test_the_noise_of_calibration_is_what_a_calibrated_model_shows(examples: int) -> None:
+    generator = np.random.default_rng(1)
+    sure = generator.uniform(0.2, 1.0, examples)
+    shown = [calibration_error(sure, generator.random(examples) < sure) for _ in range(2000)]
+    assert calibration_noise(sure) == pytest.approx(np.mean(shown), rel=0.15)
