@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 RUNNER = "evermoe"
 QUERY_SECONDS = 2.0
+STOPPED = "the runner that ran this was stopped"
 UPDATE = "monthly"  # the deployment whose stopped runs are begun again; the others come again soon anyway
 SERVER_SECONDS = 120.0
 
@@ -100,6 +101,14 @@ async def serve(*, paused_schedules: bool = False, query_seconds: float = QUERY_
             elif not self.stopping:
                 raise SystemExit(0)
 
+        async def cancel_all(self) -> None:
+            """Prefect's own marks a run as cancelled that has completed and whose process is only about to end."""
+            async with get_client() as client:
+                for flow_run in self._process_manager.flow_run_ids():
+                    run = await client.read_flow_run(flow_run)
+                    if run.state is None or not run.state.is_final():
+                        await self._cancellation_manager.cancel(run, state_msg=STOPPED)
+
     await server_answers(SERVER_SECONDS)
     runner = RunnerThatEnds(name=RUNNER, query_seconds=query_seconds, pause_on_shutdown=False)
     ids = {
@@ -160,7 +169,7 @@ async def resume_update(client: PrefectClient, deployment: UUID) -> FlowRun | No
         deployment_filter=only([deployment]), sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200
     )
     latest = next((run for run in runs if run.state and not (run.auto_scheduled and run.state.is_scheduled())), None)
-    if latest is None or latest.state is None or not latest.state.is_crashed():
+    if latest is None or latest.state is None or not (latest.state.is_crashed() or latest.state.message == STOPPED):
         return None
     month = latest.parameters.get("month") or before(month_of(latest.expected_start_time or datetime.now(UTC)))
     return await client.create_flow_run_from_deployment(deployment, parameters={**latest.parameters, "month": month})

@@ -294,6 +294,10 @@ def test_prefect_shows_three_deployments_and_the_runs(pages: Pages, browser: Any
         *("drift", "monthly", "rollout", "At 05:00 AM every day", "Every 10 minutes"),
         name="prefect-deployments",
     )
+    runs = httpx.post(f"{pages.prefect}/api/flow_runs/filter", json={}, timeout=30).json()
+    of_the_demo = [run for run in runs if run["state_type"] != "SCHEDULED"]
+    assert len(of_the_demo) > 5
+    assert {run["state_name"] for run in of_the_demo} == {"Completed"}
     shows(browser, f"{pages.prefect}/runs", "update 2025-05", "window before 2025-06-01 00:00", name="prefect-runs")
 
 

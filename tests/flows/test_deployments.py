@@ -186,7 +186,7 @@ def test_a_run_that_a_killed_runner_left_is_settled_so_the_next_can_start(platfo
 
 
 def test_an_update_that_was_stopped_half_way_is_begun_again_once(platform: Platform) -> None:
-    from prefect.states import Completed, Running
+    from prefect.states import Cancelled, Completed, Running
 
     already = len(platform.calls())
 
@@ -205,12 +205,15 @@ def test_an_update_that_was_stopped_half_way_is_begun_again_once(platform: Platf
     assert (begun.id != left, begun.parameters["month"], again) == (True, "2025-05", None)
     assert platform.wait_for_call(already + 1)["month"] == "2025-05"
 
-    async def finish(client: Any) -> Any:
+    async def end(client: Any, state: Any) -> Any:
         monthly = await client.read_deployment_by_name("monthly/monthly")
-        await client.create_flow_run_from_deployment(monthly.id, state=Completed())
+        await client.create_flow_run_from_deployment(monthly.id, state=state, parameters={"month": "2025-04"})
         return await deployments.resume_update(client, monthly.id)
 
-    assert in_client(platform, finish) is None
+    assert in_client(platform, lambda client: end(client, Completed())) is None
+    assert in_client(platform, lambda client: end(client, Cancelled(message="by ann"))) is None
+    stopped = in_client(platform, lambda client: end(client, Cancelled(message=deployments.STOPPED)))
+    assert stopped.parameters["month"] == "2025-04"
 
 
 def test_of_the_runs_a_schedule_missed_only_the_latest_is_kept(platform: Platform) -> None:
