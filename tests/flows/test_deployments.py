@@ -27,7 +27,7 @@ from evermoe.settings import ROOT, Settings
 from flows import deployments
 
 STAND_IN = """
-import json, os
+import json, os, time
 from datetime import datetime
 from prefect import flow
 
@@ -37,7 +37,10 @@ def {name}({parameters}now: datetime | None = None) -> None:
         where = {{"cwd": os.getcwd(), "home": os.environ["EVERMOE_HOME"]}}
         said = {{"flow": "{name}", "month": {month}, "now": now and now.isoformat(), **where}}
         file.write(json.dumps(said) + "\\n")
+    if {month} == {long!r}:
+        time.sleep(120)
 """
+LONG = "2001-01"
 SERVE = """
 import asyncio, pathlib, sys
 from flows import deployments
@@ -58,6 +61,7 @@ class Platform:
     env: dict[str, str]
     home: Path
     api: str
+    processes: Processes
 
     def calls(self) -> list[dict[str, Any]]:
         file = self.root / "calls.jsonl"
@@ -84,6 +88,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
             parameters="month: str | None = None, " if month else "",
             month="month" if month else None,
             calls=str(root / "calls.jsonl"),
+            long=LONG,
         )
         (root / "flows" / f"{name}.py").write_text(code)
     (port,) = free_ports(1)
@@ -91,12 +96,13 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         patch.delenv("PREFECT_API_URL", raising=False)
         settings = Settings(home=home, prefect_port=port)
         env = services.environment(settings)
-        processes.start(
-            services.prefect_server(settings),
-            Process("runner", [sys.executable, "-P", "-c", SERVE, str(root)], env=env, ready_line="serving ", cwd=root),
-        )
+        processes.start(services.prefect_server(settings), runner_of(root, env))
         processes.wait_until_ready(120)
-        yield Platform(root, {**os.environ, **env}, home, services.prefect_api(settings))
+        yield Platform(root, {**os.environ, **env}, home, services.prefect_api(settings), processes)
+
+
+def runner_of(root: Path, env: dict[str, str]) -> Process:
+    return Process("runner", [sys.executable, "-P", "-c", SERVE, str(root)], env=env, ready_line="serving ", cwd=root)
 
 
 def emit(platform: Platform, payload: dict[str, Any]) -> None:
@@ -245,3 +251,21 @@ def test_of_the_runs_a_schedule_missed_only_the_latest_is_kept(platform: Platfor
     assert missed >= 3
     assert deleted == missed - 1
     assert len(kept) == 1
+
+
+def test_an_update_under_way_when_the_runner_is_told_to_stop_goes_on_with_the_next_runner(platform: Platform) -> None:
+    already = len(platform.calls())
+
+    async def begin(client: Any) -> Any:
+        monthly = await client.read_deployment_by_name("monthly/monthly")
+        return await client.create_flow_run_from_deployment(monthly.id, parameters={"month": LONG})
+
+    begun = in_client(platform, begin)
+    assert platform.wait_for_call(already + 1)["month"] == LONG
+    runner = platform.processes.running.pop()
+    runner.let_go()
+    runner.leash.wait(60)
+    stopped = in_client(platform, lambda client: client.read_flow_run(begun.id))
+    assert (stopped.state.is_cancelled(), stopped.state.message) == (True, deployments.STOPPED)
+    platform.processes.start(runner_of(platform.root, runner.process.env))  # type: ignore[arg-type]
+    assert platform.wait_for_call(already + 2)["month"] == LONG
