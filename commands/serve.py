@@ -40,6 +40,10 @@ def serve(
     settings.open_home(create=False)
     if champion_version(settings) is None:
         raise NotReady(f"{settings.home} has no model to serve: run `evermoe demo`, or `dvc repro` to make a base")
+    if rehearse is not None:
+        from flows.parts import open_versions
+
+        open_versions(settings).get(rehearse)
     host = settings.host if host is None else host
     listener = listen(host, settings.gateway_port if port is None else port)
     if rehearse is None:

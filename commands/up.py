@@ -76,9 +76,9 @@ def platform(settings: Settings, paused: bool) -> list[Process]:
     processes = []
     if "PREFECT_API_URL" not in os.environ:
         processes.append(services.prefect_server(settings))
-    elif not answers(f"{settings.prefect_api}/health"):
+    elif not answers(f"{services.prefect_api(settings)}/health"):
         raise ServiceUnreachable(
-            f"Prefect does not answer at {settings.prefect_api}; start it, or unset PREFECT_API_URL to use ours"
+            f"Prefect does not answer at {services.prefect_api(settings)}; start it, or unset PREFECT_API_URL to use ours"
         )
     if not settings.tracking_uri.startswith("http"):
         processes.append(services.mlflow_server(settings))

@@ -175,11 +175,6 @@ class Settings(BaseSettings):
         """Where MLflow keeps artifacts; None where a server of the user's says."""
         return None if self.tracking_uri.startswith("http") else self.home.resolve() / "artifacts"
 
-    @property
-    def prefect_api(self) -> str:
-        """URL of the Prefect API."""
-        return os.environ.get("PREFECT_API_URL", f"http://{self.host}:{self.prefect_port}/api")
-
     def open_home(self, create: bool = True) -> Path:
         """Make the home on first use and check that this version can read it. Raises `HomeTooNew`, `BadInput`."""
         stamp = self.home / "home.json"

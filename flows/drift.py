@@ -14,7 +14,7 @@ from prefect.events import emit_event
 
 from evermoe.errors import NotReady
 from flows.lineage import learned_rows
-from flows.months import before, end_of, month_of, period_of, start_of
+from flows.months import before, end_of, month_of, start_of
 from flows.parts import Parts, open_parts
 from flows.steps import at_moment, step, under_way
 from monitoring.drift import DriftPolicy, DriftVerdict, Observed, compare
@@ -112,7 +112,6 @@ def announce(champion: str, verdict: DriftVerdict, month: str, now: datetime) ->
         payload={
             "month": month,
             "now": now.isoformat(),
-            "period": period_of(month, now),
             "reasons": list(verdict.reasons),
         },
     )

@@ -50,7 +50,8 @@ def gateway(version: str) -> Iterator[str]:
     """The address of a gateway that serves only this version, keeps none of its rows, and ends with this process."""
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "gateway.log"
-        serve = [sys.executable, "-m", "commands.main", "serve", "--port", "0", "--rehearse", version]
+        serve = [sys.executable, "-m", "commands.main", "serve", "--host", "127.0.0.1", "--port", "0"]
+        serve += ["--rehearse", version]
         with said.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-I", str(LEASH), "10", *serve],

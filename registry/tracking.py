@@ -89,10 +89,6 @@ class StepRun:
         self.client.log_text(self.run_id, content, name)
 
     @in_one_line
-    def figure(self, figure: Any, name: str) -> None:
-        """Keep a matplotlib or plotly figure as an artifact, `accuracy.png` say."""
-        self.client.log_figure(self.run_id, figure, name)
-
     @in_one_line
     def record(self, content: Mapping[str, Any], name: str) -> None:
         """Keep data as a JSON artifact."""

@@ -64,6 +64,13 @@ def test_a_missing_mlflow_server_is_named_in_one_line(home: Path, monkeypatch: p
     assert refused.stderr.count("\n") == 1
 
 
+def test_a_version_to_rehearse_that_is_not_registered_is_named_in_one_line(home: Path) -> None:
+    refused = serve("--home", str(home), "--port", "0", "--rehearse", "99")
+    assert refused.returncode == 2
+    assert "no version '99'" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_answers_what_is_in_flight_flushes_the_log_and_ends_with_zero(
     launch: Callable[[], GatewayProcess], home: Path, stop: signal.Signals
