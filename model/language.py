@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ from transformers.cache_utils import DynamicCache
 from evermoe.errors import BadInput
 from model.config import MoeConfig
 from model.decoder import MoeForCausalLM
+from model.folders import Contents, Layout, read_folder, write_folder
 from model.label_trie import LabelTrie
-from model.tokens import Codec
+from model.tokens import TOKENIZER, Codec, require_match, room_for_text
 
-LABELS_FILE = "labels.json"
 GREEDY_BELOW = 1e-4
 """Temperatures below this are 0: dividing logits by them overflows, and the draw is the likeliest token anyway."""
 
@@ -50,26 +50,56 @@ class LanguageModel:
     """Answers with labels or with free text. `labels` are those it has learned; any others may be asked for."""
 
     def __init__(
-        self, network: MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str], max_length: int
+        self,
+        network: MoeForCausalLM,
+        tokenizer: PreTrainedTokenizerFast | None,
+        labels: Sequence[str],
+        max_length: int,
     ) -> None:
-        self.network, self.tokenizer = network, tokenizer
-        self.labels = tuple(sorted(set(labels)))
-        self.codec = Codec(tokenizer, max_length)
-        self._trie: tuple[tuple[str, ...], LabelTrie] | None = None
+        """`tokenizer` is None where only the network is there: it can be run, saved and copied, and nothing be asked of it.
 
-    def save(self, folder: Path) -> Path:
-        """Write config, weights (safetensors), tokenizer and labels to `folder`."""
-        self.network.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        content = {"labels": list(self.labels), "max_length": self.codec.max_length}
-        (folder / LABELS_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        Raises `BadInput` for a tokenizer that was not made for the network.
+        """
+        self.network = network
+        self.labels = tuple(sorted(set(labels)))
+        self.max_length = max_length
+        self._codec = None if tokenizer is None else Codec(tokenizer, max_length)
+        self._stops = frozenset(ends_of_text(network))
+        self._trie: tuple[tuple[str, ...], LabelTrie] | None = None
+        if tokenizer is not None and self._codec is not None:
+            require_match(tokenizer, network.config, self._stops)
+            self._stops |= self._codec.stops
+            fill_in_padding(network, self._codec.pad)
+
+    @property
+    def codec(self) -> Codec:
+        """Text to tokens. Raises `BadInput` where there is no tokenizer."""
+        if self._codec is None:
+            raise BadInput(
+                f"the model came without a tokenizer, so it reads no text; put its {TOKENIZER} beside its weights"
+            )
+        return self._codec
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer. Raises `BadInput` where there is none."""
+        return self.codec.tokenizer
+
+    def save(self, folder: Path, layout: Layout = "evermoe") -> Path:
+        """Write config, weights (safetensors), tokenizer, labels and a manifest of their checksums to `folder`.
+
+        With layout `qwen3_moe`, stock `transformers` and the serving engines load it as a Qwen3-MoE. Raises `BadInput` where the
+        network is more than that format can say.
+        """
+        tokenizer = None if self._codec is None else self._codec.tokenizer
+        write_folder(folder, Contents(self.network, tokenizer, self.labels, self.max_length), layout)
         return folder
 
     def copy(self, labels: Sequence[str] = ()) -> LanguageModel:
         """An independent copy that also knows `labels`; the tokenizer is shared, since it never changes."""
-        network = MoeForCausalLM(self.network.config)
-        network.load_state_dict(self.network.state_dict())
-        return LanguageModel(network.eval(), self.tokenizer, [*self.labels, *labels], self.codec.max_length)
+        network = copy.deepcopy(self.network).eval()
+        tokenizer = None if self._codec is None else self._codec.tokenizer
+        return LanguageModel(network, tokenizer, [*self.labels, *labels], self.max_length)
 
     def classify(
         self, texts: Sequence[str], labels: Sequence[str] | None = None, batch_size: int = 32
@@ -110,8 +140,8 @@ class LanguageModel:
         self.network.eval()
         generator = torch.Generator().manual_seed(seed) if seed is not None else None
         room = self.network.config.max_position_embeddings
-        bos, *tokens = self.codec.opening(prompt)
-        context = [bos, *tokens[-(room - 2) :]]
+        opening, lead = self.codec.opening(prompt), len(self.codec.start)
+        context = [*opening[:lead], *opening[lead:][-(room - 1 - lead) :]]
         step, cache, produced, shown = torch.tensor([context]), DynamicCache(), list[int](), 0
         finish: Literal["stop", "length"] = "length"
         held = max((len(s) for s in stop), default=1) - 1
@@ -120,7 +150,7 @@ class LanguageModel:
             with torch.no_grad():
                 logits = self.network(step, past_key_values=cache, logits_to_keep=1).logits[0, -1].float()
             token = pick(logits, temperature, generator)
-            if token in (self.codec.eos, self.codec.label):
+            if token in self._stops:
                 finish = "stop"
                 break
             produced.append(token)
@@ -154,7 +184,7 @@ class LanguageModel:
 
 def busiest(expert_LSK: Tensor, config: MoeConfig) -> tuple[int, ...]:
     """The routed experts with most tokens over all blocks, most first, at most as many as work on one token."""
-    counts = torch.bincount(expert_LSK.flatten(), minlength=config.num_experts)
+    counts = torch.bincount(expert_LSK.flatten() + 1, minlength=config.num_experts + 1)[1:]
     top = counts.topk(min(config.num_experts_per_tok, config.num_experts))
     return tuple(index for index, count in zip(top.indices.tolist(), top.values.tolist(), strict=True) if count)
 
@@ -166,13 +196,27 @@ def pick(logits_V: Tensor, temperature: float, generator: torch.Generator | None
     return int(torch.multinomial(torch.softmax(logits_V / temperature, -1), 1, generator=generator))
 
 
+def ends_of_text(network: MoeForCausalLM) -> list[int]:
+    """The tokens that end a text, as its generation configuration says."""
+    named = network.generation_config.eos_token_id if network.generation_config is not None else None
+    return [named] if isinstance(named, int) else list(named or ())
+
+
+def fill_in_padding(network: MoeForCausalLM, pad: int) -> None:
+    """Say which token is padding, where the network's configuration does not."""
+    for config in (network.config, network.generation_config):
+        if config is not None and config.pad_token_id is None:
+            config.pad_token_id = pad
+
+
 def from_pretrained(folder: Path | str) -> LanguageModel:
-    """Load what `LanguageModel.save` wrote. Raises `BadInput` where the folder is not such a model."""
-    folder = Path(folder)
+    """Load what `LanguageModel.save` wrote, or a Qwen3-MoE checkpoint as it is.
+
+    Raises `BadInput` where the folder is no such model, is damaged, or its parts do not belong together.
+    """
+    held = read_folder(Path(folder))
+    max_length = held.max_length or room_for_text(held.network.config.max_position_embeddings)
     try:
-        content = json.loads((folder / LABELS_FILE).read_text(encoding="utf-8"))
-        network = MoeForCausalLM.from_pretrained(folder, local_files_only=True).eval()
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        return LanguageModel(network, tokenizer, content["labels"], content["max_length"])
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{folder}: not a model folder ({str(error).splitlines()[0]})") from None
+        return LanguageModel(held.network, held.tokenizer, held.labels, max_length)
+    except BadInput as error:
+        raise BadInput(f"{folder}: {error}") from None
