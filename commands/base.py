@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FOLDER = Path("data/base")
 RECORDS, MODEL, CURVE, METRICS, MONTHS = "records.jsonl", "model", "training.csv", "metrics.json", "months.csv"
 FIGURES = ("examples", "accuracy", "macro_f1", "calibration_error")
+COSTS = ("latency_ms", "memory_bytes")
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -48,11 +49,17 @@ def prepare(folder: Annotated[Path, typer.Option(help="Where the stages keep the
 
 @app.command()
 def train(folder: Annotated[Path, typer.Option(help="Where the stages keep their files.")] = FOLDER) -> None:
-    """Train the tokenizer and the decoder on the records; write the model and its training curve."""
+    """Train the tokenizer and the decoder on the records; write the model and its training curve.
+
+    Uses the GPU where there is one. Several processes share the work, each with its part of every batch and of the experts:
+
+    torchrun --standalone --nproc-per-node 2 -m commands.main base train
+    """
     from flows.base import learn
     from model import Step
+    from model.parallel import Ranks
 
-    rows = read_records(folder)
+    ranks, rows = Ranks.here(), read_records(folder)
     steps: list[Step] = []
     columns = (
         TextColumn("training"),
@@ -61,14 +68,17 @@ def train(folder: Annotated[Path, typer.Option(help="Where the stages keep their
         TimeRemainingColumn(),
         TextColumn("{task.fields[loss]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not ranks.is_first) as bars:
         task = bars.add_task("training", total=None, loss="")
 
         def report(step: Step) -> None:
             steps.append(step)
             bars.update(task, completed=step.number + 1, total=step.of, loss=f"loss {step.loss:.3f}")
 
-        learn(rows, load_params(), report).save(folder / MODEL)
+        model = learn(rows, load_params(), report)
+    if not ranks.is_first:
+        return
+    model.save(folder / MODEL)
     with (folder / CURVE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "loss", "learning_rate", "peak_load"])
@@ -83,7 +93,7 @@ def evaluate(folder: Annotated[Path, typer.Option(help="Where the stages keep th
 
     by_month = examine(from_pretrained(folder / MODEL), read_records(folder))
     every = by_month.pop("all")
-    content = {name: getattr(every, name) for name in FIGURES}
+    content = {name: getattr(every, name) for name in (*FIGURES, *COSTS)}
     (folder / METRICS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     with (folder / MONTHS).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -43,8 +43,15 @@ class ModelParams(Section):
     heads: int
     experts: int
     experts_per_token: int
+    fewest_per_token: int | None = None
+    most_per_token: int | None = None
+    experts_at_first: int | None = None
     expert_size: int
     shared_expert_size: int
+    expert_communication: int = 0
+    attention_window: int | None = None
+    attention_segment: int = 0
+    channel_gate: bool = False
     max_length: int
 
 

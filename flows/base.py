@@ -47,13 +47,15 @@ def learn(rows: Sequence[SnapshotRow], params: Params, report: Report) -> Langua
     """Train the base on the rows that are not held out."""
     base = params.base
     recipe = Recipe(base.epochs, base.batch_size, base.learning_rate, base.text_loss_weight, base.seed)
-    return train_base(split(rows).train, model_config(params), params.model.max_length, recipe, report)
+    sizes = params.model
+    examples, config = split(rows).train, model_config(params)
+    return train_base(examples, config, sizes.max_length, recipe, report, experts_at_first=sizes.experts_at_first)
 
 
 def examine(model: LanguageModel, rows: Sequence[SnapshotRow]) -> dict[str, Evaluation]:
     """The base on its held-out rows: over all, and on each of the last months."""
     held_out = split(rows).held_out
-    months = {month: evaluate(model, held_out[month]) for month in sorted(held_out)[-EXAM_MONTHS:]}
+    months = {month: evaluate(model, held_out[month], timed=0) for month in sorted(held_out)[-EXAM_MONTHS:]}
     every = [example for month in sorted(held_out) for example in held_out[month]]
     return {"all": evaluate(model, every), **months}
 
@@ -68,8 +70,14 @@ def model_config(params: Params) -> MoeConfig:
         num_attention_heads=sizes.heads,
         num_experts=sizes.experts,
         num_experts_per_tok=sizes.experts_per_token,
+        min_experts_per_tok=sizes.fewest_per_token,
+        max_experts_per_tok=sizes.most_per_token,
         moe_intermediate_size=sizes.expert_size,
         shared_expert_size=sizes.shared_expert_size,
+        expert_communication=sizes.expert_communication,
+        attention_window=sizes.attention_window,
+        attention_segment=sizes.attention_segment,
+        channel_gate=sizes.channel_gate,
         max_position_embeddings=max(512, 2 * sizes.max_length),
     )
 
@@ -79,7 +87,10 @@ def take_in(parts: Parts, model: LanguageModel, rows: Sequence[SnapshotRow], unt
     figures = examine(model, rows)
     with parts.tracking.step(BASE, "gates", BASE) as run:
         run.metrics({f"accuracy.{name}": evaluation.accuracy for name, evaluation in figures.items()})
-        run.metrics({"calibration_error": figures["all"].calibration_error, "macro_f1": figures["all"].macro_f1})
+        every = figures["all"]
+        run.metrics(
+            {name: getattr(every, name) for name in ("calibration_error", "macro_f1", "latency_ms", "memory_bytes")}
+        )
     words = (
         f"The base: trained from nothing on {len(rows):,} records before {until}, {len(model.labels)} labels. "
         f"Held-out accuracy {figures['all'].accuracy:.1%}."

@@ -37,6 +37,6 @@ class Curve:
         self.run.metrics({"tokens": self.tokens, "seconds": time.monotonic() - self.began})
 
     def _send(self) -> None:
-        for name in ("loss", "learning_rate", "peak_load"):
+        for name in ("loss", "learning_rate", "peak_load", "active_experts", "dead_expert_frac", "moved"):
             self.run.curve(name, [(step.number, getattr(step, name)) for step in self.waiting])
         self.waiting.clear()

@@ -35,8 +35,8 @@ def sit(
     times = latencies(list(models.values()), [example.text for example in new[:TIMED_TEXTS]])
     contests = {
         name: Contest(
-            new=evaluate(model, new),
-            past={month: evaluate(model, examples) for month, examples in past.items()},
+            new=evaluate(model, new, timed=0),
+            past={month: evaluate(model, examples, timed=0) for month, examples in past.items()},
             latency_ms=milliseconds,
             weight_bytes=weight_bytes(model),
         )

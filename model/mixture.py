@@ -38,9 +38,17 @@ def replay(past: Sequence[Example], count: int, generator: random.Random) -> lis
 
 
 def mix(
-    domain: Sequence[Example], past: Sequence[Example], domain_share: float, generator: random.Random
+    domain: Sequence[Example],
+    past: Sequence[Example],
+    domain_share: float = 0.3,
+    generator: random.Random | None = None,
 ) -> tuple[list[Example], list[Example]]:
-    """The new month and as much replay as makes it `domain_share` of the whole (0.3 is 3 parts to 7)."""
+    """The new month and as much replay as makes it `domain_share` of the whole.
+
+    By default 3 parts to 7 (source document, section 4.1). Without a `generator` the draw is that of seed 0. Raises ValueError
+    for a share outside (0, 1].
+    """
     if not 0 < domain_share <= 1:
         raise ValueError(f"domain_share {domain_share} is not in (0, 1]")
-    return list(domain), replay(past, math.ceil(len(domain) * (1 - domain_share) / domain_share), generator)
+    count = math.ceil(round(len(domain) * (1 - domain_share) / domain_share, 6))
+    return list(domain), replay(past, count, generator or random.Random(0))

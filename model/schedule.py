@@ -8,7 +8,7 @@ import math
 def warmup_cosine(step: int, steps: int, warmup: float = 0.05, floor: float = 0.0) -> float:
     """Share of the peak learning rate at `step` of `steps`: linear over the first `warmup` share, then a half cosine to `floor`.
 
-    Raises ValueError unless 0 <= step < steps.
+    The defaults are the source document's, section 4.1. Raises ValueError unless 0 <= step < steps.
     """
     if not 0 <= step < steps:
         raise ValueError(f"step {step} is outside a run of {steps} steps")

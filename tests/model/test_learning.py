@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 
 import pytest
 import torch
 
 from model import Example, Recipe, Step, distil, evaluate, from_pretrained, mix, replay, train_month
-from model.learn import Lesson, batches, collate, steps_of
-from model.routing import Router
+from model.batches import Lesson, collate, groups, steps_of
+from model.evaluate import weight_bytes
 from model.schedule import warmup_cosine
 
 RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=5e-3, text_loss_weight=0.1, seed=3)
@@ -62,12 +63,10 @@ def test_only_answers_and_texts_weigh_anything(tiny_model_folder) -> None:
     assert batch.weight_BS[batch.token_BS == codec.pad].sum() == 0
 
 
-def test_an_epoch_shows_every_example_once(tiny_model_folder) -> None:
-    codec = from_pretrained(tiny_model_folder).codec
-    once = dataclasses.replace(RECIPE, epochs=1)
-    seen = sum(len(batch.is_new_B) for batch in batches([Lesson(e) for e in OLD], codec, once))
-    assert seen == len(OLD)
-    assert steps_of(len(OLD), once) == 2
+def test_an_epoch_shows_every_example_once() -> None:
+    drawn = groups([range(len(OLD))], [len(e.text) for e in OLD], 8, random.Random(3))
+    assert steps_of(len(OLD), 8, 1) == 2
+    assert sorted(index for _ in range(2) for index in next(drawn)) == list(range(len(OLD)))
 
 
 def test_training_repeats_to_the_bit(tiny_model_folder) -> None:
@@ -91,28 +90,37 @@ def test_a_new_label_is_learned_and_the_old_ones_kept(tiny_model_folder) -> None
     assert steps[-1].number + 1 == steps[-1].of
 
 
-def test_the_bias_moves_load_towards_even_without_a_gradient() -> None:
-    torch.manual_seed(0)
-    router = Router(16, 32, 4).train()
-    torch.nn.init.normal_(router.weight, std=1.0)
-    x = torch.randn(512, 16) + 0.5
-    peaks = []
-    for _ in range(500):
-        router(x)
-        share = router.balance(0.003)
-        peaks.append(float(share.max() * 32))
-    assert peaks[0] > 2.5
-    assert sum(peaks[-20:]) / 20 < 1.6
-    assert not router.bias.requires_grad
+def test_a_step_reports_what_the_routers_saw(tiny_model_folder) -> None:
+    champion = from_pretrained(tiny_model_folder)
+    steps: list[Step] = []
+    train_month(champion, NEW, OLD, RECIPE, steps.append)
+    assert all(step.active_experts == champion.network.config.num_experts_per_tok for step in steps)
+    assert all(0 <= step.dead_expert_frac < 1 and step.peak_load >= 1 for step in steps)
+    assert {step.stage for step in steps} == {"month"}
 
 
-def test_padding_is_no_load_to_balance() -> None:
-    torch.manual_seed(0)
-    router = Router(16, 32, 4).train()
-    torch.nn.init.normal_(router.weight, std=1.0)
-    x, padding = torch.randn(40, 16), torch.zeros(200, 16)
-    router(x)
-    alone = router.load.clone()
-    router.load.zero_()
-    router(torch.cat([x, padding]), torch.arange(240) < 40)
-    assert torch.equal(router.load, alone)
+def test_the_defaults_are_the_documents(tiny_model_folder) -> None:
+    domain = [Example(f"n{i}", "new") for i in range(30)]
+    past = [Example(f"p{i}", "old") for i in range(500)]
+    new, old = mix(domain, past)
+    assert (len(new), len(old)) == (30, 70)
+    steps: list[Step] = []
+    train_month(from_pretrained(tiny_model_folder), domain, past[:130], RECIPE, steps.append)
+    rates = [step.learning_rate for step in steps]
+    assert len(rates) == 40
+    assert rates[:2] == [RECIPE.learning_rate / 2, RECIPE.learning_rate]
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+
+
+def test_an_evaluation_tells_accuracy_latency_and_memory_together(tiny_model_folder) -> None:
+    model = from_pretrained(tiny_model_folder)
+    found = evaluate(model, OLD)
+    assert found.accuracy > 0.8
+    assert 0 < found.latency_ms < 10_000
+    assert found.memory_bytes == weight_bytes(model)
+    tied = model.network.lm_head.weight
+    assert tied is model.network.embed.weight
+    assert sum(p.numel() * 4 for p in model.network.parameters()) <= weight_bytes(model)
+    assert weight_bytes(model) < sum(t.numel() * 4 for t in model.network.state_dict().values())
+    nothing_asked = evaluate(model, [])
+    assert math.isnan(nothing_asked.latency_ms)
