@@ -59,6 +59,7 @@ VERBS = {
     ),
     "ingest": Verb("commands.ingest:ingest", "Bring a stream of dated records and say what is in it.", LOOP),
     "base": Verb("commands.base:app", "Make the first model (the stages of dvc.yaml).", LOOP, hidden=True),
+    "upcycle": Verb("commands.upcycle:upcycle", "Give a pretrained dense model experts: bring your own model.", LOOP),
     "serve": Verb("commands.serve:serve", "Serve the registered model alone: the OpenAI-compatible gateway.", LOOP),
     "drift": Verb("commands.update:drift", "Compare what users ask now with what the champion learned from.", LOOP),
     "update": Verb(

