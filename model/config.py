@@ -147,6 +147,8 @@ class MoeConfig(PretrainedConfig):
         _require(
             self.head_dim % 2 == 0, f"head_dim is {self.head_dim}; rotary positions turn pairs, so it must be even"
         )
+        odd = [name for name in ("hidden_size", "moe_intermediate_size") if getattr(self, name) % 4]
+        _require(not odd, f"{' and '.join(odd)} must be a multiple of 4: experts are multiplied in rows of 16 bytes")
         context = self.max_position_embeddings
         _require(
             window is None or 1 <= window <= context,

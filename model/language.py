@@ -85,12 +85,13 @@ class LanguageModel:
         """The tokenizer. Raises `BadInput` where there is none."""
         return self.codec.tokenizer
 
-    def save(self, folder: Path, layout: Layout = "evermoe") -> Path:
+    def save(self, folder: Path | str, layout: Layout = "evermoe") -> Path:
         """Write config, weights (safetensors), tokenizer, labels and a manifest of their checksums to `folder`.
 
         With layout `qwen3_moe`, stock `transformers` and the serving engines load it as a Qwen3-MoE. Raises `BadInput` where the
         network is more than that format can say.
         """
+        folder = Path(folder)
         tokenizer = None if self._codec is None else self._codec.tokenizer
         write_folder(folder, Contents(self.network, tokenizer, self.labels, self.max_length), layout)
         return folder

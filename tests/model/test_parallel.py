@@ -178,10 +178,19 @@ def test_ranks_that_were_given_different_data_are_told(monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_two_ranks_reach_the_loss_of_one_at_the_demos_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "last", "nats"), [("demo_learned", 1, 1e-3), ("demo", 50, 0.05)])
+def test_two_ranks_reach_the_loss_of_one_at_the_demos_size(tmp_path: Path, name: str, last: int, nats: float) -> None:
+    """Where the loss comes to rest, to 1e-3 nats (1.7e-4 was seen).
+
+    On the demo's stream it does not: there one process whose weights begin a ten-millionth apart ends as far from itself as two
+    ranks from one, since tokens change experts at near ties and a bias moves by the sign of a load. So the mean of the last 50
+    steps is compared (0.011 nats apart was seen).
+    """
     folders = {ranks: tmp_path / str(ranks) for ranks in (1, 2)}
     for ranks, folder in folders.items():
-        launched(folder, ranks, "demo")
-    one, two = (curve(folders[ranks], "demo") for ranks in (1, 2))
-    assert len(one) == 200
-    assert abs(one[-1]["loss"] - two[-1]["loss"]) < 1e-3
+        launched(folder, ranks, name)
+    losses = [[step["loss"] for step in curve(folder, name)] for folder in folders.values()]
+    assert len(losses[0]) == len(losses[1]) == 200
+    assert abs(losses[0][0] - losses[1][0]) < 1e-5
+    one, two = (sum(each[-last:]) / last for each in losses)
+    assert abs(one - two) < nats
