@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,8 +111,9 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         adjust(network, 0.02, (step + 1) / steps)
         losses.append(float(loss.detach()))
-    network.eval()
-    return Run(network, losses, held_out_loss(network, text))
+    run = Run(network, losses, held_out_loss(network, text))
+    print(f"seed {seed}: held-out loss {run.held_out:.4f} after {steps} steps", file=sys.stderr)
+    return run
 
 
 def next_token_loss(network: MoeForCausalLM, rows_BS: Tensor) -> Tensor:
