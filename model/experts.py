@@ -186,7 +186,8 @@ class GroupedExperts(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weight_R, gate_up_EDF, down_EFD, *kept = ctx.saved_tensors
         work: Work = ctx.work
-        grad_x, grad_gate_up, grad_down = map(torch.zeros_like, (x_TD, gate_up_EDF, down_EFD))
+        grad_x = torch.zeros_like(x_TD)
+        grad_gate_up, grad_down = map(torch.empty_like, (gate_up_EDF, down_EFD))  # the chunks hold every expert
         grad_weight = None if weight_R is None else torch.zeros_like(weight_R)
         for (experts, rows), silu_up_rF, slope_rF in zip(work.chunks, kept[::2], kept[1::2], strict=True):
             token_r, ends = work.token_R[rows], work.ends_E[experts] - rows.start
