@@ -48,18 +48,26 @@ def prepare(folder: Annotated[Path, typer.Option(help="Where the stages keep the
 
 
 @app.command()
-def train(folder: Annotated[Path, typer.Option(help="Where the stages keep their files.")] = FOLDER) -> None:
+def train(
+    folder: Annotated[Path, typer.Option(help="Where the stages keep their files.")] = FOLDER,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Keep checkpoints in this folder, and go on from the newest one after a kill.")
+    ] = None,
+) -> None:
     """Train the tokenizer and the decoder on the records; write the model and its training curve.
 
     Uses the GPU where there is one. Several processes share the work, each with its part of every batch and of the experts:
 
     torchrun --standalone --nproc-per-node 2 -m commands.main base train
+
+    EVERMOE_CHECKPOINT_EVERY says how many steps lie between two checkpoints. The curve holds the steps of the last go.
     """
     from flows.base import learn
-    from model import Step
+    from model import Checkpoints, Step
     from model.parallel import Ranks
 
     ranks, rows = Ranks.here(), read_records(folder)
+    kept = Checkpoints(checkpoints, use_home(None).checkpoint_every) if checkpoints else None
     steps: list[Step] = []
     columns = (
         TextColumn("training"),
@@ -75,7 +83,7 @@ def train(folder: Annotated[Path, typer.Option(help="Where the stages keep their
             steps.append(step)
             bars.update(task, completed=step.number + 1, total=step.of, loss=f"loss {step.loss:.3f}")
 
-        model = learn(rows, load_params(), report)
+        model = learn(rows, load_params(), report, kept)
     if not ranks.is_first:
         return
     model.save(folder / MODEL)
@@ -83,6 +91,8 @@ def train(folder: Annotated[Path, typer.Option(help="Where the stages keep their
         writer = csv.writer(file)
         writer.writerow(["step", "loss", "learning_rate", "peak_load"])
         writer.writerows([step.number, step.loss, step.learning_rate, step.peak_load] for step in steps)
+    if kept is not None:
+        kept.clear()
 
 
 @app.command()

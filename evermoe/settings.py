@@ -166,6 +166,8 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(5000, ge=1, le=65535)
     prefect_port: int = Field(4200, ge=1, le=65535)
     cache: Path = Path.home() / ".cache" / "evermoe"
+    checkpoint_every: int = Field(50, ge=1)
+    """Steps of a training between two checkpoints."""
 
     @property
     def events_url(self) -> str:

@@ -13,12 +13,12 @@ from prefect import flow
 from evermoe.errors import BadInput
 from evermoe.settings import Params, settings
 from flows.candidate import Candidate, store
-from flows.curves import Curve
 from flows.examples import split
 from flows.months import start_of
 from flows.parts import Parts, open_parts
 from flows.steps import step
-from model import Evaluation, LanguageModel, MoeConfig, Recipe, evaluate, train_base
+from flows.trainings import Curve, resumable
+from model import Checkpoints, Evaluation, LanguageModel, MoeConfig, Recipe, evaluate, train_base
 from model.learn import Report
 from registry.snapshots import SnapshotRow
 from registry.versions import Version
@@ -43,13 +43,23 @@ def prepare(records: Sequence[Record], until: str, most: int) -> list[SnapshotRo
     return rows
 
 
-def learn(rows: Sequence[SnapshotRow], params: Params, report: Report) -> LanguageModel:
+def learn(
+    rows: Sequence[SnapshotRow], params: Params, report: Report, checkpoints: Checkpoints | None = None
+) -> LanguageModel:
     """Train the base on the rows that are not held out."""
     base = params.base
     recipe = Recipe(base.epochs, base.batch_size, base.learning_rate, base.text_loss_weight, base.seed)
     sizes = params.model
     examples, config = split(rows).train, model_config(params)
-    return train_base(examples, config, sizes.max_length, recipe, report, experts_at_first=sizes.experts_at_first)
+    return train_base(
+        examples,
+        config,
+        sizes.max_length,
+        recipe,
+        report,
+        experts_at_first=sizes.experts_at_first,
+        checkpoints=checkpoints,
+    )
 
 
 def examine(model: LanguageModel, rows: Sequence[SnapshotRow]) -> dict[str, Evaluation]:
@@ -109,7 +119,9 @@ def base(stream: str, path: str | None, until: str, columns: Columns | None = No
             return champion.version
         rows = freeze(parts, stream, path, until, columns)
         model = train(parts, rows, until)
-        return register(parts, model, rows, until).version
+        version = register(parts, model, rows, until).version
+        resumable(BASE).clear()
+        return version
 
 
 @step("bring the records", retries=2, retry_delay_seconds=5)
@@ -129,7 +141,7 @@ def train(parts: Parts, rows: Sequence[SnapshotRow], until: str) -> LanguageMode
         run.params({**parts.params.base.model_dump(), **parts.params.model.model_dump(), "until": until})
         run.dataset(parts.snapshots.get(BASE), "training")
         with Curve(run, "train the base") as curve:
-            return learn(rows, parts.params, curve)
+            return learn(rows, parts.params, curve, resumable(BASE))
 
 
 @step("examine and register the base", retries=2, retry_delay_seconds=10)

@@ -20,7 +20,6 @@ from evermoe.errors import NotReady
 from evermoe.locks import exclusive
 from evermoe.settings import UpdateParams
 from flows.candidate import Candidate, describe, store
-from flows.curves import Curve
 from flows.examples import Split, split
 from flows.exams import LOOK_BACK_MONTHS, sit
 from flows.lineage import learned, merged, unlearned
@@ -28,7 +27,8 @@ from flows.months import before, end_of, month_of, period_of, start_of
 from flows.parts import Parts, open_parts
 from flows.rehearsal import rehearse
 from flows.steps import due, step
-from model import Example, Gate, LanguageModel, Recipe, distil, from_pretrained, mix, train_month
+from flows.trainings import Curve, resumable
+from model import Checkpoints, Example, Gate, LanguageModel, Recipe, distil, from_pretrained, mix, train_month
 from registry.controls import Controls
 from registry.evidence import weigh
 from registry.rollout import Policy, make_way, new_rollout
@@ -75,6 +75,8 @@ def monthly(month: str | None = None, now: datetime | None = None) -> str | None
                 too_little(period, material)
                 return None
             made = make(parts, champion, material, period)
+        for training in trainings(champion, period):
+            training.clear()
         if made.tags.get("evermoe.gates") == "passed" and answers(parts, made, period):
             put_on_trial(parts, made, period, now)
         return made.version
@@ -83,10 +85,17 @@ def monthly(month: str | None = None, now: datetime | None = None) -> str | None
 def make(parts: Parts, champion: Version, material: Material, period: str) -> Version:
     """Train, distil, examine, register."""
     incumbent = from_pretrained(parts.versions.weights(champion.version))
-    new = train_new(parts, incumbent, material, period)
-    challenger = distil_challenger(parts, incumbent, new, material, period)
+    first, second = trainings(champion, period)
+    new = train_new(parts, incumbent, material, period, first)
+    challenger = distil_challenger(parts, incumbent, new, material, period, second)
     gates = examine(parts, incumbent, challenger, material, period)
     return register(parts, champion, incumbent, challenger, material, gates, period)
+
+
+def trainings(champion: Version, period: str) -> tuple[Checkpoints, Checkpoints]:
+    """Where the two trainings of an update go on after they were killed."""
+    new, challenger = (resumable(f"{period}-from-{champion.version}-{which}") for which in ("new", "challenger"))
+    return new, challenger
 
 
 def unfrozen(parts: Parts, month: str) -> list[str]:
@@ -138,7 +147,9 @@ def gather(parts: Parts, champion: Version, period: str) -> Material:
 
 
 @step(name="train the new model")
-def train_new(parts: Parts, incumbent: LanguageModel, material: Material, period: str) -> LanguageModel:
+def train_new(
+    parts: Parts, incumbent: LanguageModel, material: Material, period: str, checkpoints: Checkpoints
+) -> LanguageModel:
     """Incremental training: a copy of the champion on the new month and replay."""
     params = parts.params.update
     recipe = recipe_of(params, params.epochs, params.learning_rate)
@@ -149,12 +160,17 @@ def train_new(parts: Parts, incumbent: LanguageModel, material: Material, period
             f"{len(material.past):,} replayed ones, of snapshots {', '.join(material.snapshots)}."
         )
         with Curve(run, f"train {period}") as curve:
-            return train_month(incumbent, material.domain, material.past, recipe, curve)
+            return train_month(incumbent, material.domain, material.past, recipe, curve, checkpoints=checkpoints)
 
 
 @step(name="distil the challenger")
 def distil_challenger(
-    parts: Parts, incumbent: LanguageModel, new: LanguageModel, material: Material, period: str
+    parts: Parts,
+    incumbent: LanguageModel,
+    new: LanguageModel,
+    material: Material,
+    period: str,
+    checkpoints: Checkpoints,
 ) -> LanguageModel:
     """A copy of the champion, guided by the new model on the new month and by its own frozen self on replay."""
     params = parts.params.update
@@ -166,7 +182,8 @@ def distil_challenger(
             "replayed ones."
         )
         with Curve(run, f"distil {period}") as curve:
-            return distil(incumbent, new, material.domain, material.past, recipe, params.temperature, curve)
+            taught = (material.domain, material.past)
+            return distil(incumbent, new, *taught, recipe, params.temperature, curve, checkpoints=checkpoints)
 
 
 @step(name="examine at the gates")

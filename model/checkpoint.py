@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 
 from evermoe.errors import BadInput, StorageUnavailable
 from model.parallel import as_in, gathered
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -44,13 +47,14 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run in one folder, one after every `every` steps; the last two are kept.
 
-    One process at a time may use the folder.
+    One process at a time may use the folder. With `lenient`, what is damaged or of another run is let go rather than refused,
+    for runs that nobody watches: the training starts anew.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
+    def __init__(self, folder: Path, every: int, *, lenient: bool = False) -> None:
         if every < 1:
             raise BadInput(f"a checkpoint every {every} steps cannot be; give a whole number from 1")
-        self.folder, self.every = folder, every
+        self.folder, self.every, self.lenient = folder, every, lenient
 
     def latest(self, identity: Mapping[str, str]) -> Checkpoint | None:
         """The newest one, once it has been checked against its hashes and `identity`; None where there is none.
@@ -62,8 +66,15 @@ class Checkpoints:
             return None
         for left in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(left, ignore_errors=True)
-        found = self._finished()
-        return read(found[-1], identity) if found else None
+        for place in reversed(self._finished()):
+            try:
+                return read(place, identity)
+            except BadInput as refusal:
+                if not self.lenient:
+                    raise
+                log.warning("%s", refusal)
+                self._remove(place)
+        return None
 
     def save(self, checkpoint: Checkpoint, identity: Mapping[str, str]) -> Path:
         """Write one, whole or not at all, and let go of those before the last two. Raises `StorageUnavailable`."""
@@ -90,6 +101,7 @@ class Checkpoints:
         """Remove them all, once what they led to is safe elsewhere."""
         for place in self._finished():
             self._remove(place)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _finished(self) -> list[Path]:
         return sorted(self.folder.glob("step-" + "[0-9]" * 8))

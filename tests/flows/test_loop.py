@@ -17,6 +17,7 @@ import yaml
 from evermoe.settings import ROOT, settings
 from flows.months import end_of, month_of, start_of
 from flows.parts import Parts, open_parts
+from flows.progress import listening
 from monitoring.events import Feedback, Request
 from registry.assignment import assign
 
@@ -186,6 +187,34 @@ def test_drift_is_seen_reported_and_announced_once(platform: Platform) -> None:
     assert [file.path for file in files] == ["drift.html"]
     assert drift(end_of("2025-06")).verdict == seen.verdict
     assert len(runs_of(platform.parts, "2025-06")["drift"]) == 1
+
+
+class PowerCutError(Exception):
+    """In the middle of a step."""
+
+
+def test_an_update_that_was_killed_goes_on_from_its_checkpoints(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.monthly import monthly
+
+    monkeypatch.setenv("EVERMOE_CHECKPOINT_EVERY", "10")
+    settings.cache_clear()
+    reported: list[tuple[str, int]] = []
+
+    def cut(what: str, done: int, of: int) -> None:
+        if (what, done) == ("distil 2025-06", 25):
+            raise PowerCutError
+
+    with listening(cut), pytest.raises(PowerCutError):
+        monthly("2025-06", end_of("2025-06"))
+    trainings = settings().home / "trainings"
+    assert {place.name for place in trainings.iterdir()} == {"2025-06-from-1-new", "2025-06-from-1-challenger"}
+    with listening(lambda what, done, of: reported.append((what, done))):
+        assert monthly("2025-06", end_of("2025-06")) == "2"
+    assert reported[0] == ("distil 2025-06", 21)
+    assert not list(trainings.iterdir())
+    settings.cache_clear()
 
 
 def test_a_month_becomes_a_challenger_on_trial_with_its_lineage(platform: Platform) -> None:

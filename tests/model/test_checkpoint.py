@@ -183,8 +183,22 @@ def test_numbers_come_back_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_cleared_checkpoints_are_gone(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, 1)
+    checkpoints = Checkpoints(tmp_path / "run", 1)
     checkpoints.save(Checkpoint(1, {}), MINE)
     checkpoints.clear()
     assert checkpoints.latest(MINE) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_nobody_watches_what_does_not_fit_is_let_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = Checkpoints(tmp_path, 1, lenient=True)
+    for step in (1, 2):
+        damaged = checkpoints.save(Checkpoint(step, {}), MINE)
+    (damaged / "manifest.json").write_text("{")
+    found = checkpoints.latest(MINE)
+    assert found is not None
+    assert found.step == 1
+    assert "truncated" in caplog.text
+    assert checkpoints.latest({**MINE, "data": "other"}) is None
+    assert "data differs" in caplog.text
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""A training's steps on their way to MLflow: kept in memory, sent in blocks, so that tracking costs no step its time."""
+"""What a training leaves outside: its steps in MLflow, and in the home the checkpoints from which it goes on after a kill."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ import time
 from types import TracebackType
 from typing import Self
 
+from evermoe.settings import settings
 from flows.progress import advance
-from model import Step
+from model import Checkpoints, Step
 from registry.tracking import StepRun
 
 BLOCK = 50
 
 
+def resumable(name: str) -> Checkpoints:
+    """The checkpoints of the training of that name. What fits it no more, because the parameters or a library changed since it
+    was killed, is let go, so that a schedule never waits for a person."""
+    here = settings()
+    return Checkpoints(here.home.resolve() / "trainings" / name, here.checkpoint_every, lenient=True)
+
+
 class Curve:
-    """The `report` of a training: call it with each step. Sends what is left when it closes."""
+    """The `report` of a training: call it with each step. Steps are kept in memory and sent in blocks, so that tracking costs no
+    step its time; what is left is sent when it closes."""
 
     def __init__(self, run: StepRun, what: str) -> None:
         self.run, self.what = run, what
