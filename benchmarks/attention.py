@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.real_text import Text, arguments, difference, real_text, show, small_config, spread, train
+from benchmarks.real_text import Text, arguments, difference, real_text, show, side_by_side, small_config, spread, train
 from model import MoeForCausalLM
 
 LENGTHS = (1024, 2048, 4096, 8192)
@@ -67,18 +67,21 @@ def prefill(text: Text) -> dict[str, dict[int, float]]:
     return {name: {length: median(times) for length, times in rows.items()} for name, rows in spent.items()}
 
 
+def measure(text: Text, arm: str, seed: int, steps: int) -> float:
+    """Train one arm with one seed. Returns its loss on held-out text."""
+    config = small_config(text, **arms(text)[arm])
+    return train(config, text, steps=steps, batch=BATCH, seed=seed).held_out
+
+
 def main() -> None:
     """Time the prefill, train the arms, print both tables."""
     options = arguments(__doc__, steps=200)
     text = real_text(DOCUMENT)
     seconds = prefill(text)
-    losses = {
-        arm: [
-            train(small_config(text, **changes), text, steps=options.steps, batch=BATCH, seed=seed).held_out
-            for seed in range(options.seeds)
-        ]
-        for arm, changes in arms(text).items()
-    }
+    every = iter(
+        side_by_side(measure, [(text, arm, seed, options.steps) for arm in arms(text) for seed in range(options.seeds)])
+    )
+    losses = {arm: [next(every) for _ in range(options.seeds)] for arm in arms(text)}
     if options.json:
         show({"prefill_seconds": seconds, "held_out_loss": losses}, options)
         return

@@ -5,18 +5,29 @@
 Both arms see the same rows in the same order with every seed; the seed decides the weights alone, so what varies between seeds is
 what the start makes of them. The variance of the training loss between seeds is taken at each of the first fifth of the steps
 (while the pool unlocks) and averaged. Then 16 fresh experts are added to a trained network: the largest change of a logit on
-held-out text, before any training. About 12 minutes on 2 cores.
+held-out text, before any training. About 20 minutes on 2 cores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, variance
 
 import torch
 
-from benchmarks.real_text import Run, Text, arguments, difference, real_text, show, small_config, spread, train
+from benchmarks.real_text import (
+    Text,
+    arguments,
+    difference,
+    real_text,
+    show,
+    side_by_side,
+    small_config,
+    spread,
+    train,
+)
 from model import MoeForCausalLM
 from model.growth import UNLOCKED_BY, add_experts, cold_start
 
@@ -24,12 +35,33 @@ FIRST = 32
 ADDED = 16
 LENGTH, BATCH = 128, 8
 ORDER = 0
+ALL = "all experts"
+ARMS: dict[str, Callable[[MoeForCausalLM], None] | None] = {
+    ALL: None,
+    f"{FIRST} at first": partial(cold_start, first=FIRST),
+}
 
 
-def variance_of_start(runs: list[Run]) -> float:
+@dataclass(frozen=True)
+class Figures:
+    """One training: its losses by step and on held-out text; what `ADDED` fresh experts change of a logit, at most."""
+
+    losses: list[float]
+    held_out: float
+    disturbed: float
+
+
+def measure(text: Text, arm: str, seed: int, steps: int) -> Figures:
+    """Train one arm with one seed."""
+    config = small_config(text, min_experts_per_tok=4, max_experts_per_tok=24)
+    run = train(config, text, steps=steps, batch=BATCH, seed=seed, order=ORDER, prepare=ARMS[arm])
+    return Figures(run.losses, run.held_out, disturbance(run.network, text))
+
+
+def variance_of_start(found: list[Figures]) -> float:
     """Mean over the first fifth of the steps of the variance between runs of the training loss, in nats squared."""
-    steps = int(UNLOCKED_BY * len(runs[0].losses))
-    return fmean(variance([run.losses[step] for run in runs]) for step in range(steps))
+    steps = int(UNLOCKED_BY * len(found[0].losses))
+    return fmean(variance([one.losses[step] for one in found]) for step in range(steps))
 
 
 @torch.no_grad()
@@ -42,33 +74,22 @@ def disturbance(network: MoeForCausalLM, text: Text) -> float:
 
 def main() -> None:
     """Train both arms with all seeds, print the table."""
-    options = arguments(__doc__, steps=200, seeds=5)
+    options = arguments(__doc__, steps=600, seeds=6)
     text = real_text(LENGTH)
-    config = partial(small_config, text, min_experts_per_tok=4, max_experts_per_tok=24)
-    starts: dict[str, Callable[[MoeForCausalLM], None] | None] = {
-        "all experts": None,
-        f"{FIRST} at first": partial(cold_start, first=FIRST),
-    }
-    found = {
-        arm: [
-            train(config(), text, steps=options.steps, batch=BATCH, seed=seed, order=ORDER, prepare=start)
-            for seed in range(options.seeds)
-        ]
-        for arm, start in starts.items()
-    }
-    varied = {arm: variance_of_start(runs) for arm, runs in found.items()}
-    moved = disturbance(found["all experts"][0].network, text)
+    cases = [(text, arm, seed, options.steps) for seed in range(options.seeds) for arm in ARMS]
+    every = side_by_side(measure, cases)
+    found = {arm: every[place :: len(ARMS)] for place, arm in enumerate(ARMS)}
+    varied = {arm: variance_of_start(rows) for arm, rows in found.items()}
+    moved = max(one.disturbed for one in every)
     if options.json:
-        rows = {
-            arm: {"variance": varied[arm], "held_out": [run.held_out for run in runs]} for arm, runs in found.items()
-        }
+        rows = {arm: {"variance": varied[arm], "held_out": [one.held_out for one in found[arm]]} for arm in ARMS}
         show({**rows, "logit_change_of_added_experts": moved}, options)
         return
     print(f"{options.steps} steps of {BATCH} x {LENGTH} tokens, {options.seeds} seeds")
     print(f"{'':14}{'variance, first fifth':>24}{'final held-out loss':>24}{'difference':>20}")
-    against = [run.held_out for run in found["all experts"]]
-    for arm, runs in found.items():
-        losses = [run.held_out for run in runs]
+    against = [one.held_out for one in found[ALL]]
+    for arm, rows in found.items():
+        losses = [one.held_out for one in rows]
         print(f"{arm:14}{varied[arm]:24.6f}{spread(losses):>24}{difference(losses, against):>20}")
     print(f"{ADDED} fresh experts added to a trained network change a logit by at most {moved:.1e}")
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from evermoe.quiet import silence
 from evermoe.settings import use_home
 from model import MoeConfig, MoeForCausalLM
-from model.routing import adjust
+from model.growth import adjust
 from model.schedule import warmup_cosine
 from model.statistics import RouterStatistics
 from model.tokens import train_tokenizer
@@ -33,6 +36,9 @@ HELD_OUT = 0.1
 LEARNING_RATE = 3e-3
 EXAMINED = 128
 """Held-out runs that are looked at."""
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,15 @@ def train(
     run = Run(network, losses, held_out_loss(network, text))
     print(f"seed {seed}: held-out loss {run.held_out:.4f} after {steps} steps", file=sys.stderr)
     return run
+
+
+def side_by_side(measure: Callable[..., Found], cases: Iterable[tuple[Any, ...]]) -> list[Found]:
+    """`measure(*case)` of each case, in order: as many at a time as there are cores, each in a process with one thread."""
+    cores = len(os.sched_getaffinity(0))
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = [pool.submit(measure, *case) for case in cases]
+        return [each.result() for each in waiting]
 
 
 def next_token_loss(network: MoeForCausalLM, rows_BS: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
 """How the pool of experts grows: locked at the start of a training and unlocked step by step, or added to a trained model.
 
 A locked expert has an admission of 0: its affinity counts as nothing, no token is routed to it, and the network computes what it
-would without it. Training unlocks it (`Router.adjust`): its admission rises to 1 while the balancing bias draws tokens to it.
-Knows nothing of losses and optimisers.
+would without it. Training unlocks it (`adjust`): it begins as a copy of the busiest expert, its admission rises to 1 while the
+balancing bias draws tokens to it, and from there it goes its own way. Knows nothing of losses and optimisers.
+
+Sources: an expert that splits off one that has learned, sparse upcycling, arXiv 2212.05055; a residual branch that is silent at
+first, Fixup, arXiv 1901.09321.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from torch import Tensor
 from evermoe.errors import BadInput
 from model.decoder import MoeForCausalLM
 from model.experts import Experts
-from model.routing import Router
+from model.parallel import as_in, gathered
+from model.routing import Load, Router
 
 UNLOCKED_BY = 0.2
 """Share of a run's steps after which every expert takes full part."""
@@ -23,8 +27,8 @@ UNLOCKED_BY = 0.2
 def cold_start(network: MoeForCausalLM, first: int) -> None:
     """Lock all experts but the `first` of each block; the run that follows unlocks them one after another in its first fifth.
 
-    A locked expert's last matrix is zeroed, so that it starts with nothing to say. Raises `BadInput` where the first are fewer than
-    one token may have.
+    The first begin silent, their last matrix zeroed: what they say is learned and not drawn. Raises `BadInput` where the first are
+    fewer than one token may have.
     """
     most, pool = network.config.experts_per_tok_bounds[1], network.config.num_experts
     if not most <= first <= pool:
@@ -32,6 +36,26 @@ def cold_start(network: MoeForCausalLM, first: int) -> None:
     for router, experts in _pairs(network):
         locked = torch.arange(pool) >= first
         _lock(router, experts, locked, UNLOCKED_BY - router.ramp)
+        experts.down_EFD.zero_()
+
+
+@torch.no_grad()
+def adjust(network: MoeForCausalLM, rate: float, progress: float) -> list[Load]:
+    """After a training step: `Router.adjust` on each router; what it unlocked begins as a copy of its busiest experts.
+
+    Where ranks share the weights, all of them must ask.
+    """
+    loads = []
+    for router, experts in _pairs(network):
+        loads.append(load := router.adjust(rate, progress))
+        if len(load.unlocked):
+            busiest = load.share_E.argsort(descending=True, stable=True)[: max(1, int((load.share_E > 0).sum()))]
+            parents = busiest[torch.arange(len(load.unlocked), device=busiest.device) % len(busiest)]
+            for each_E in (experts.gate_up_EDF, experts.down_EFD, router.weight, router.bias):
+                whole_E = gathered(each_E).clone()
+                whole_E[load.unlocked] = whole_E[parents]
+                each_E.copy_(as_in(each_E, whole_E))
+    return loads
 
 
 @torch.no_grad()

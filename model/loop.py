@@ -18,9 +18,10 @@ import torch
 from model.batches import groups
 from model.checkpoint import Checkpoint, Checkpoints, capture, restore
 from model.decoder import MoeForCausalLM
+from model.growth import adjust
 from model.language import LanguageModel
 from model.parallel import Ranks, copy_places
-from model.routing import Load, adjust
+from model.routing import Load
 from model.schedule import warmup_cosine
 from model.tasks import Task, fingerprint
 

@@ -46,6 +46,8 @@ class Load:
 
     share_E: Tensor
     active: float
+    unlocked: Tensor
+    """The experts that take part from the next step on, and did not before."""
 
 
 class Router(nn.Module):
@@ -150,21 +152,16 @@ class Router(nn.Module):
             change = self.proportional * (error - self.error) + self.integral * error
             self.threshold.mul_(change.exp()).clamp_(min=1e-6, max=1.0)
             self.error.copy_(error)
-        growing = self.unlock_at > MATURE
+        growing, locked = self.unlock_at > MATURE, self.admission == 0
         if growing.any():
             gain = ((progress - self.unlock_at) / self.ramp).clamp(0, 1)
             self.admission.copy_(torch.where(growing, gain, self.admission))
             self.unlock_at.masked_fill_(growing & (self.admission >= 1), MATURE)
         self.load.zero_()
         self.tokens.zero_()
-        return Load(share_E, float(active))
+        return Load(share_E, float(active), torch.nonzero(locked & (self.admission > 0)).flatten())
 
 
 def routers(network: nn.Module) -> list[Router]:
     """The routers of a network, first block first."""
     return [module for module in network.modules() if isinstance(module, Router)]
-
-
-def adjust(network: nn.Module, rate: float, progress: float) -> list[Load]:
-    """`Router.adjust` on every router of a network."""
-    return [router.adjust(rate, progress) for router in routers(network)]

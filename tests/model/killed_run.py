@@ -44,7 +44,9 @@ def train(
     checkpoints: Checkpoints | None, report: Callable[[Step], None], recipe: Recipe = RECIPE
 ) -> dict[str, torch.Tensor]:
     """All three stages; every weight and buffer in the end."""
-    model = train_base(EXAMPLES, config(), 32, recipe, report, thumbs=THUMBS, checkpoints=checkpoints)
+    model = train_base(
+        EXAMPLES, config(), 32, recipe, report, experts_at_first=4, thumbs=THUMBS, checkpoints=checkpoints
+    )
     return {name: tensor.detach().clone() for name, tensor in places(model.network).items()}
 
 

@@ -67,7 +67,7 @@ class Run:
 
     def base(self, recipe: Recipe = SHORT, checkpoints: str = "") -> LanguageModel:
         kept = Checkpoints(self.folder / checkpoints, EVERY) if checkpoints else None
-        return train_base(EXAMPLES, config(), 32, recipe, self.steps.append, checkpoints=kept)
+        return train_base(EXAMPLES, config(), 32, recipe, self.steps.append, experts_at_first=5, checkpoints=kept)
 
     def save(self, model: LanguageModel) -> None:
         ranks, tensors = Ranks.here(), {name: tensor.detach() for name, tensor in places(model.network).items()}

@@ -7,8 +7,8 @@ import torch
 
 from evermoe.errors import BadInput
 from model import MoeConfig, MoeForCausalLM
-from model.growth import UNLOCKED_BY, add_experts, cold_start
-from model.routing import adjust, routers
+from model.growth import UNLOCKED_BY, add_experts, adjust, cold_start
+from model.routing import routers
 
 
 def network_of(**changes) -> MoeForCausalLM:
@@ -84,6 +84,23 @@ def test_a_cold_start_unlocks_the_pool_over_the_first_fifth_and_no_expert_stays_
     assert losses[-1] < losses[0] / 2
     with torch.no_grad():
         assert len(again(torch.randint(0, 60, (32, 40))).experts[0].unique()) == 24
+
+
+def test_what_is_unlocked_begins_as_a_copy_of_the_busiest_experts() -> None:
+    network = network_of()
+    cold_start(network, 8)
+    router, experts = next((block.router, block.experts) for block in network.blocks)
+    assert not experts.down_EFD.any()
+    with torch.no_grad():
+        torch.nn.init.normal_(experts.down_EFD)
+    router.load[:8] = torch.tensor([3.0, 9.0, 1.0, 4.0, 0.0, 5.0, 7.0, 2.0])
+    (load, _) = adjust(network, 0.0, 0.02)
+    copies = load.unlocked.tolist()
+    assert copies == [8, 9]
+    assert (router.admission[copies] > 0).all()
+    for copy, parent in zip(copies, (1, 6), strict=True):
+        for each_E in (experts.gate_up_EDF, experts.down_EFD, router.weight, router.bias):
+            assert torch.equal(each_E[copy], each_E[parent])
 
 
 def test_a_cold_start_needs_as_many_experts_as_a_token_may_have() -> None:
