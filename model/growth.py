@@ -52,15 +52,15 @@ def adjust(network: MoeForCausalLM, rate: float, progress: float) -> list[Load]:
             busiest = load.share_E.argsort(descending=True, stable=True)[: max(1, int((load.share_E > 0).sum()))]
             parents = busiest[torch.arange(len(load.unlocked), device=busiest.device) % len(busiest)]
             for each_E in (experts.gate_up_EDF, experts.down_EFD, router.weight, router.bias):
-                whole_E = gathered(each_E).clone()
+                whole_E = gathered(each_E)  # itself, where no ranks share it
                 whole_E[load.unlocked] = whole_E[parents]
                 each_E.copy_(as_in(each_E, whole_E))
     return loads
 
 
 @torch.no_grad()
-def add_experts(network: MoeForCausalLM, count: int, generator: torch.Generator) -> MoeForCausalLM:
-    """A copy of the network with `count` fresh experts more in each block; it computes the same until it is trained.
+def add_experts(network: MoeForCausalLM, count: int) -> MoeForCausalLM:
+    """A copy of the network with `count` locked experts more in each block; it computes the same until training unlocks them.
 
     Raises `BadInput` unless `count` is at least 1.
     """
@@ -75,11 +75,10 @@ def add_experts(network: MoeForCausalLM, count: int, generator: torch.Generator)
             new.copy_(old)
         else:  # the first dimension of what grows is the experts
             new[: len(old)].copy_(old)
+            new[len(old) :].zero_()
     for router, experts in _pairs(grown):
         pool = config.num_experts
         fresh = torch.arange(pool) >= pool - count
-        for tensor in (router.weight, experts.gate_up_EDF):
-            tensor[fresh] = torch.randn(tensor[fresh].shape, generator=generator) * config.initializer_range
         _lock(router, experts, fresh, UNLOCKED_BY - router.ramp)
     return grown.train(network.training)
 
