@@ -162,7 +162,7 @@ def test_weights_go_back_no_further_than_the_bound_asks() -> None:
     network, reference = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
 
     def measure() -> float:
-        return float((network.weight - reference.weight).norm())
+        return float((network.weight - reference.weight).detach().norm())
 
     before = measure()
     assert draw_back(network, reference, before / 3, measure) == pytest.approx(before / 3, rel=1e-2)
