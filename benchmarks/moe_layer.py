@@ -296,7 +296,7 @@ def print_rows(rows: list[Row], costs: list[Added]) -> None:
 def main() -> None:
     """Measure every width and show it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="how often every contender takes its turn")
+    parser.add_argument("--rounds", type=int, default=9, help="how often every contender takes its turn")
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="of the model")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
