@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.real_text import Text, arguments, difference, real_text, show, side_by_side, small_config, spread, train
+from benchmarks.real_text import Text, arguments, difference, every_arm, real_text, show, small_config, spread, train
 from model import MoeForCausalLM
 
 LENGTHS = (1024, 2048, 4096, 8192)
@@ -78,10 +78,7 @@ def main() -> None:
     options = arguments(__doc__, steps=600, seeds=2)
     text = real_text(DOCUMENT)
     seconds = prefill(text)
-    every = iter(
-        side_by_side(measure, [(text, arm, seed, options.steps) for arm in arms(text) for seed in range(options.seeds)])
-    )
-    losses = {arm: [next(every) for _ in range(options.seeds)] for arm in arms(text)}
+    losses = every_arm(measure, text, arms(text), options)
     if options.json:
         show({"prefill_seconds": seconds, "held_out_loss": losses}, options)
         return

@@ -13,9 +13,9 @@ from benchmarks.real_text import (
     Text,
     arguments,
     difference,
+    every_arm,
     real_text,
     show,
-    side_by_side,
     small_config,
     spread,
     train,
@@ -38,10 +38,7 @@ def main() -> None:
     """Train both arms with all seeds, print the table."""
     options = arguments(__doc__, steps=200)
     text = real_text(LENGTH)
-    every = iter(
-        side_by_side(measure, [(text, arm, seed, options.steps) for arm in ARMS for seed in range(options.seeds)])
-    )
-    losses = {arm: [next(every) for _ in range(options.seeds)] for arm in ARMS}
+    losses = every_arm(measure, text, ARMS, options)
     if options.json:
         show({"held_out_loss": losses}, options)
         return

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -122,13 +121,17 @@ def train(
     return run
 
 
-def side_by_side(measure: Callable[..., Found], cases: Iterable[tuple[Any, ...]]) -> list[Found]:
-    """`measure(*case)` of each case, in order: as many at a time as there are cores, each in a process with one thread."""
-    cores = len(os.sched_getaffinity(0))
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cores, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = [pool.submit(measure, *case) for case in cases]
-        return [each.result() for each in waiting]
+def every_arm(
+    measure: Callable[[Text, str, int, int], Found], text: Text, arms: Iterable[str], options: argparse.Namespace
+) -> dict[str, list[Found]]:
+    """`measure(text, arm, seed, steps)` of each arm with each seed, by arm.
+
+    As many at a time as torch would use threads, each in a process with one.
+    """
+    spawn, seeds = multiprocessing.get_context("spawn"), range(options.seeds)
+    with ProcessPoolExecutor(torch.get_num_threads(), spawn, torch.set_num_threads, (1,)) as pool:
+        waiting = {arm: [pool.submit(measure, text, arm, seed, options.steps) for seed in seeds] for arm in arms}
+        return {arm: [one.result() for one in rows] for arm, rows in waiting.items()}
 
 
 def next_token_loss(network: MoeForCausalLM, rows_BS: Tensor) -> Tensor:
@@ -151,14 +154,17 @@ def held_out_statistics(network: MoeForCausalLM, text: Text) -> RouterStatistics
     return found
 
 
-def arguments(documentation: str | None, steps: int, seeds: int = 3) -> argparse.Namespace:
-    """The options that all trainings have; silences the tools we use."""
+def arguments(documentation: str | None, steps: int, seeds: int = 3, least_seeds: int = 1) -> argparse.Namespace:
+    """The options that all trainings have; silences the tools we use. Ends the program where they cannot work."""
     parser = argparse.ArgumentParser(description=(documentation or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=seeds, help="trainings of each arm")
     parser.add_argument("--steps", type=int, default=steps, help="steps of each training")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     silence()
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.seeds < least_seeds or options.steps < 5:  # a fifth of the steps is to be a step
+        parser.error(f"--seeds must be {least_seeds} or more, --steps 5 or more")
+    return options
 
 
 def show(figures: dict[str, Any], options: argparse.Namespace) -> None:

@@ -16,10 +16,10 @@ from benchmarks.real_text import (
     Text,
     arguments,
     difference,
+    every_arm,
     held_out_statistics,
     real_text,
     show,
-    side_by_side,
     small_config,
     spread,
     train,
@@ -62,9 +62,7 @@ def main() -> None:
     """Train all arms with all seeds, print the table."""
     options = arguments(__doc__, steps=200)
     text = real_text(LENGTH)
-    cases = [(text, arm, seed, options.steps) for arm in ARMS for seed in range(options.seeds)]
-    every = iter(side_by_side(measure, cases))
-    found = {arm: [next(every) for _ in range(options.seeds)] for arm in ARMS}
+    found = every_arm(measure, text, ARMS, options)
     if options.json:
         show({arm: [asdict(one) for one in rows] for arm, rows in found.items()}, options)
         return

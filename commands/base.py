@@ -51,7 +51,8 @@ def prepare(folder: Annotated[Path, typer.Option(help="Where the stages keep the
 def train(
     folder: Annotated[Path, typer.Option(help="Where the stages keep their files.")] = FOLDER,
     checkpoints: Annotated[
-        Path | None, typer.Option(help="Keep checkpoints in this folder, and go on from the newest one after a kill.")
+        Path | None,
+        typer.Option(file_okay=False, help="Keep checkpoints in this folder; after a kill, go on from the newest."),
     ] = None,
 ) -> None:
     """Train the tokenizer and the decoder on the records; write the model and its training curve.

@@ -17,7 +17,7 @@ from flows.examples import split
 from flows.months import start_of
 from flows.parts import Parts, open_parts
 from flows.steps import step
-from flows.trainings import Curve, resumable
+from flows.trainings import Curve, forget_trainings, resumable
 from model import Checkpoints, Evaluation, LanguageModel, MoeConfig, Recipe, evaluate, train_base
 from model.learn import Report
 from registry.snapshots import SnapshotRow
@@ -120,7 +120,7 @@ def base(stream: str, path: str | None, until: str, columns: Columns | None = No
         rows = freeze(parts, stream, path, until, columns)
         model = train(parts, rows, until)
         version = register(parts, model, rows, until).version
-        resumable(BASE).clear()
+        forget_trainings()
         return version
 
 

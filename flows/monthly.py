@@ -27,7 +27,7 @@ from flows.months import before, end_of, month_of, period_of, start_of
 from flows.parts import Parts, open_parts
 from flows.rehearsal import rehearse
 from flows.steps import due, step
-from flows.trainings import Curve, resumable
+from flows.trainings import Curve, forget_trainings, resumable
 from model import Checkpoints, Example, Gate, LanguageModel, Recipe, distil, from_pretrained, mix, train_month
 from registry.controls import Controls
 from registry.evidence import weigh
@@ -75,8 +75,7 @@ def monthly(month: str | None = None, now: datetime | None = None) -> str | None
                 too_little(period, material)
                 return None
             made = make(parts, champion, material, period)
-        for training in trainings(champion, period):
-            training.clear()
+        forget_trainings()
         if made.tags.get("evermoe.gates") == "passed" and answers(parts, made, period):
             put_on_trial(parts, made, period, now)
         return made.version
@@ -85,17 +84,11 @@ def monthly(month: str | None = None, now: datetime | None = None) -> str | None
 def make(parts: Parts, champion: Version, material: Material, period: str) -> Version:
     """Train, distil, examine, register."""
     incumbent = from_pretrained(parts.versions.weights(champion.version))
-    first, second = trainings(champion, period)
-    new = train_new(parts, incumbent, material, period, first)
-    challenger = distil_challenger(parts, incumbent, new, material, period, second)
+    name = f"{period}-from-{champion.version}"
+    new = train_new(parts, incumbent, material, period, resumable(f"{name}-new"))
+    challenger = distil_challenger(parts, incumbent, new, material, period, resumable(f"{name}-challenger"))
     gates = examine(parts, incumbent, challenger, material, period)
     return register(parts, champion, incumbent, challenger, material, gates, period)
-
-
-def trainings(champion: Version, period: str) -> tuple[Checkpoints, Checkpoints]:
-    """Where the two trainings of an update go on after they were killed."""
-    new, challenger = (resumable(f"{period}-from-{champion.version}-{which}") for which in ("new", "challenger"))
-    return new, challenger
 
 
 def unfrozen(parts: Parts, month: str) -> list[str]:

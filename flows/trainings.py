@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -17,8 +19,17 @@ BLOCK = 50
 def resumable(name: str) -> Checkpoints:
     """The checkpoints of the training of that name. What fits it no more, because the parameters or a library changed since it
     was killed, is let go, so that a schedule never waits for a person."""
-    here = settings()
-    return Checkpoints(here.home.resolve() / "trainings" / name, here.checkpoint_every, lenient=True)
+    return Checkpoints(_trainings() / name, settings().checkpoint_every, lenient=True)
+
+
+def forget_trainings() -> None:
+    """Let go of all checkpoints, once the version they led to is registered. A home trains one version at a time, so what else
+    lies there was left by an update that nobody needs any more."""
+    shutil.rmtree(_trainings(), ignore_errors=True)
+
+
+def _trainings() -> Path:
+    return settings().home.resolve() / "trainings"
 
 
 class Curve:

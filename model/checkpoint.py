@@ -98,10 +98,11 @@ class Checkpoints:
         return place
 
     def clear(self) -> None:
-        """Remove them all, once what they led to is safe elsewhere."""
+        """Remove them all, once what they led to is safe elsewhere; and the folder, unless something else is in it."""
         for place in self._finished():
             self._remove(place)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _finished(self) -> list[Path]:
         return sorted(self.folder.glob("step-" + "[0-9]" * 8))

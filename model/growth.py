@@ -35,7 +35,7 @@ def cold_start(network: MoeForCausalLM, first: int) -> None:
         raise BadInput(f"a cold start with {first} of {pool} experts cannot be: a token may have {most} of them")
     for router, experts in _pairs(network):
         locked = torch.arange(pool) >= first
-        _lock(router, experts, locked, UNLOCKED_BY - router.ramp)
+        _lock(router, locked)
         experts.down_EFD.zero_()
 
 
@@ -76,10 +76,10 @@ def add_experts(network: MoeForCausalLM, count: int) -> MoeForCausalLM:
         else:  # the first dimension of what grows is the experts
             new[: len(old)].copy_(old)
             new[len(old) :].zero_()
-    for router, experts in _pairs(grown):
+    for router, _ in _pairs(grown):
         pool = config.num_experts
         fresh = torch.arange(pool) >= pool - count
-        _lock(router, experts, fresh, UNLOCKED_BY - router.ramp)
+        _lock(router, fresh)
     return grown.train(network.training)
 
 
@@ -88,9 +88,7 @@ def _pairs(network: MoeForCausalLM) -> list[tuple[Router, Experts]]:
     return [(r, e) for r, e in pairs if isinstance(r, Router) and isinstance(e, Experts)]
 
 
-def _lock(router: Router, experts: Experts, locked_E: Tensor, last: float) -> None:
-    """Lock these experts; they unlock in order, the last of them at the share `last` of the next run."""
+def _lock(router: Router, locked_E: Tensor) -> None:
+    """Lock these experts; they unlock in order, the last of them in time to take full part by `UNLOCKED_BY` of the next run."""
     router.admission[locked_E] = 0.0
-    router.bias[locked_E] = 0.0
-    router.unlock_at[locked_E] = torch.linspace(0, last, int(locked_E.sum()))
-    experts.down_EFD[locked_E] = 0.0
+    router.unlock_at[locked_E] = torch.linspace(0, UNLOCKED_BY - router.ramp, int(locked_E.sum()))

@@ -161,3 +161,17 @@ def test_an_mlflow_server_that_is_not_there_is_named(
 ) -> None:
     monkeypatch.setenv("EVERMOE_MLFLOW_URI", "http://127.0.0.1:9")
     assert "no MLflow server answers at http://127.0.0.1:9" in refused(capsys, *words)
+
+
+def test_checkpoints_that_cannot_be_kept_stop_a_training_before_it_begins(
+    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "notes.txt").write_text("mine")
+    assert "'notes.txt' is a file" in refused(capsys, "base", "train", "--checkpoints", "notes.txt")
+    (here / "data" / "base").mkdir(parents=True)
+    row = {"text": "a", "label": "b", "unit": None, "at": "2025-01-01T00:00:00+00:00", "source": "s"}
+    (here / "data" / "base" / "records.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.setenv("EVERMOE_CHECKPOINT_EVERY", "0")
+    settings.cache_clear()
+    assert "EVERMOE_CHECKPOINT_EVERY" in refused(capsys, "base", "train", "--checkpoints", "kept")
+    assert not (here / "kept").exists()

@@ -190,6 +190,14 @@ def test_cleared_checkpoints_are_gone(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_what_else_lies_in_the_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("ten years")
+    checkpoints = Checkpoints(tmp_path, 1)
+    checkpoints.save(Checkpoint(1, {}), MINE)
+    checkpoints.clear()
+    assert [place.name for place in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_where_nobody_watches_what_does_not_fit_is_let_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = Checkpoints(tmp_path, 1, lenient=True)
     for step in (1, 2):
