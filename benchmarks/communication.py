@@ -4,7 +4,7 @@
 
 With communication of width 8 the experts are 8 narrower, so that both arms multiply as often for a token's expert:
 3 x D x (24 + 8) = 3 x D x 32. Both start from the same seeds and see the same rows. `benchmarks.moe_layer` says what it takes in
-time. About 4 minutes on 2 cores.
+time. About 2 minutes on 2 cores.
 """
 
 from __future__ import annotations
