@@ -76,7 +76,7 @@ def start(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Put a registered version on trial against the champion, at the foot of the ramp."""
-    from flows.monthly import salt_of
+    from flows.trial import salt_of
     from registry.controls import Controls
     from registry.rollout import Policy, new_rollout
 

@@ -10,7 +10,6 @@ from model import Example, Gate, LanguageModel, evaluate, judge
 from model.evaluate import latencies, weight_bytes
 from model.gates import Contest, Limits
 
-LOOK_BACK_MONTHS = 12
 TIMED_TEXTS = 30
 
 

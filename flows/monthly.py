@@ -6,11 +6,8 @@ frozen once, and a version is registered once for its (period, parent).
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from hashlib import blake2b
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -18,36 +15,21 @@ from prefect.runtime import flow_run
 
 from evermoe.errors import NotReady
 from evermoe.locks import exclusive
-from evermoe.settings import UpdateParams
 from flows.candidate import Candidate, describe, store
-from flows.examples import Split, split
-from flows.exams import LOOK_BACK_MONTHS, sit
+from flows.exams import sit
+from flows.freezing import freeze, unfrozen
+from flows.learning import Material, compose, learn_month, teach_challenger
 from flows.lineage import learned, merged, unlearned
-from flows.months import before, end_of, month_of, period_of, start_of
+from flows.months import before, month_of, period_of
 from flows.parts import Parts, open_parts
 from flows.rehearsal import rehearse
 from flows.steps import due, step
 from flows.trainings import Curve, forget_trainings, resumable
-from model import Checkpoints, Example, Gate, LanguageModel, Recipe, distil, from_pretrained, mix, train_month
-from registry.controls import Controls
-from registry.evidence import weigh
-from registry.rollout import Policy, make_way, new_rollout
-from registry.snapshots import Snapshot, SnapshotRow
+from flows.trial import put_on_trial
+from model import Checkpoints, Gate, LanguageModel, from_pretrained
 from registry.versions import Version
 
-BEGINNING = datetime(1971, 1, 1, tzinfo=UTC)  # before any feedback
 REHEARSED = "evermoe.rehearsed"
-
-
-@dataclass(frozen=True)
-class Material:
-    """What one update learns from: new rows and replay to train on, and both held out for the examination."""
-
-    domain: tuple[Example, ...]
-    past: tuple[Example, ...]
-    new_exam: tuple[Example, ...]
-    past_exam: dict[str, tuple[Example, ...]]
-    snapshots: tuple[str, ...]
 
 
 def run_name() -> str:
@@ -70,73 +52,34 @@ def monthly(month: str | None = None, now: datetime | None = None) -> str | None
             for missed in unfrozen(parts, month):
                 freeze(parts, missed, now)
             freeze(parts, period, now)
-            material = gather(parts, champion, period)
+            fresh = unlearned(parts.snapshots, champion, period)
+            material = gather(parts, champion, fresh)
             if len(material.domain) < parts.params.update.min_records or not material.new_exam:
                 too_little(period, material)
                 return None
-            made = make(parts, champion, material, period)
+            made = make(parts, champion, material, (*learned(champion), *fresh), period)
         forget_trainings()
         if made.tags.get("evermoe.gates") == "passed" and answers(parts, made, period):
             put_on_trial(parts, made, period, now)
         return made.version
 
 
-def make(parts: Parts, champion: Version, material: Material, period: str) -> Version:
+def make(parts: Parts, champion: Version, material: Material, snapshots: tuple[str, ...], period: str) -> Version:
     """Train, distil, examine, register."""
     incumbent = from_pretrained(parts.versions.weights(champion.version))
     name = f"{period}-from-{champion.version}"
     new = train_new(parts, incumbent, material, period, resumable(f"{name}-new"))
     challenger = distil_challenger(parts, incumbent, new, material, period, resumable(f"{name}-challenger"))
     gates = examine(parts, incumbent, challenger, material, period)
-    return register(parts, champion, incumbent, challenger, material, gates, period)
-
-
-def unfrozen(parts: Parts, month: str) -> list[str]:
-    """The months before `month` whose answers no snapshot holds whole: nobody froze them, because nothing ran as they ended."""
-    names = parts.snapshots.names()
-    last = max((name[:7] for name in names if name[0].isdigit()), default=None)
-    told = parts.events.told(start_of(last) if last else BEGINNING, start_of(month))
-    return sorted({month_of(row.feedback_at) for row in told if row.feedback_at is not None} - set(names))
-
-
-@step(name="freeze the month", retries=2, retry_delay_seconds=5)
-def freeze(parts: Parts, period: str, now: datetime) -> Snapshot | None:
-    """Everything users told us in the month, as a DVC snapshot: feedback counts for the month in which it arrived.
-
-    None when they told nothing.
-    """
-    month = period[:7]
-    told = parts.events.told(start_of(month), min(now, end_of(month)))
-    rows = [
-        SnapshotRow(row.request.input, row.label, row.request.unit, row.request.at, f"response:{row.request.id}")
-        for row in told
-        if row.label is not None
-    ]
-    if not rows:
-        return None
-    snapshot = parts.snapshots.freeze(period, rows)
-    with parts.tracking.step(month, "snapshot", period) as run:
-        run.dataset(snapshot, "training")
-        labels = {row.label for row in rows}
-        run.metrics({"rows": snapshot.rows, "labels": len(labels)})
-        run.describe(
-            f"{snapshot.rows:,} answers that users told in {period}, {len(labels)} labels; DVC's hash is {snapshot.md5}."
-        )
-        run.tags({"evermoe.dvc_md5": snapshot.md5, "evermoe.path": str(snapshot.path)})
-    return snapshot
+    candidate = Candidate(challenger, period, champion.version, snapshots, gates)
+    return register(parts, candidate, describe(candidate, incumbent, len(material.domain)))
 
 
 @step(name="gather new rows and replay")
-def gather(parts: Parts, champion: Version, period: str) -> Material:
-    """3 parts of what the champion has not learned, 7 parts of what it has; one row in seven of both kept for the examination."""
-    fresh = unlearned(parts.snapshots, champion, period)
-    new: Split = split(merged(parts.snapshots, fresh))
-    old: Split = split(merged(parts.snapshots, learned(champion)))
-    params = parts.params.update
-    domain, past = mix(new.train, old.train, params.domain_share, random.Random(params.seed)) if new.train else ([], [])
-    most = parts.params.gates.examples_per_month
-    past_exam = {month: old.held_out[month][:most] for month in sorted(old.held_out)[-LOOK_BACK_MONTHS:]}
-    return Material(tuple(domain), tuple(past), new.examination, past_exam, (*learned(champion), *fresh))
+def gather(parts: Parts, champion: Version, fresh: Sequence[str]) -> Material:
+    """New rows from the snapshots `fresh`, replay from those the champion has learned."""
+    rows, known = merged(parts.snapshots, fresh), merged(parts.snapshots, learned(champion))
+    return compose(rows, known, parts.params.update, parts.params.gates.examples_per_month)
 
 
 @step(name="train the new model")
@@ -145,15 +88,14 @@ def train_new(
 ) -> LanguageModel:
     """Incremental training: a copy of the champion on the new month and replay."""
     params = parts.params.update
-    recipe = recipe_of(params, params.epochs, params.learning_rate)
     with parts.tracking.step(period[:7], "train", period) as run:
-        run.params({**asdict(recipe), "domain": len(material.domain), "replay": len(material.past)})
+        run.params({**params.model_dump(), "domain": len(material.domain), "replay": len(material.past)})
         run.describe(
             f"The *new* model: a copy of the champion, trained on {len(material.domain):,} new examples and "
-            f"{len(material.past):,} replayed ones, of snapshots {', '.join(material.snapshots)}."
+            f"{len(material.past):,} replayed ones."
         )
         with Curve(run, f"train {period}") as curve:
-            return train_month(incumbent, material.domain, material.past, recipe, curve, checkpoints=checkpoints)
+            return learn_month(incumbent, material, params, curve, checkpoints)
 
 
 @step(name="distil the challenger")
@@ -167,16 +109,14 @@ def distil_challenger(
 ) -> LanguageModel:
     """A copy of the champion, guided by the new model on the new month and by its own frozen self on replay."""
     params = parts.params.update
-    recipe = recipe_of(params, params.distil_epochs, params.distil_learning_rate)
     with parts.tracking.step(period[:7], "distil", period) as run:
-        run.params({**asdict(recipe), "temperature": params.temperature, "teachers": "new model, champion"})
+        run.params({**params.model_dump(), "teachers": "new model, champion"})
         run.describe(
             "The challenger: a copy of the champion, guided by the new model on new examples and by its own frozen self on "
             "replayed ones."
         )
         with Curve(run, f"distil {period}") as curve:
-            taught = (material.domain, material.past)
-            return distil(incumbent, new, *taught, recipe, params.temperature, curve, checkpoints=checkpoints)
+            return teach_challenger(incumbent, new, material, params, curve, checkpoints)
 
 
 @step(name="examine at the gates")
@@ -205,18 +145,9 @@ def examine(
 
 
 @step(name="register the version", retries=2, retry_delay_seconds=10)
-def register(
-    parts: Parts,
-    champion: Version,
-    incumbent: LanguageModel,
-    challenger: LanguageModel,
-    material: Material,
-    gates: Sequence[Gate],
-    period: str,
-) -> Version:
+def register(parts: Parts, candidate: Candidate, words: str) -> Version:
     """Into MLflow with its lineage; a challenger that failed a gate is kept with the reasons and goes no further."""
-    candidate = Candidate(challenger, period, champion.version, material.snapshots, tuple(gates))
-    version = store(parts, candidate, describe(candidate, incumbent, len(material.domain)))
+    version = store(parts, candidate, words)
     create_markdown_artifact(
         version.description, key=f"version-{version.version}", description=f"What version {version.version} is"
     )
@@ -239,59 +170,10 @@ def answers(parts: Parts, challenger: Version, period: str) -> bool:
     return gate.passed
 
 
-@step(name="put the challenger on trial", retries=2, retry_delay_seconds=10)
-def put_on_trial(parts: Parts, challenger: Version, period: str, now: datetime) -> None:
-    """Open the rollout at the foot of the ramp, unless an older one is still to be decided (`registry.rollout.make_way`).
-
-    A challenger whose parent was replaced while it was trained meets nobody: it would be compared with a version that has
-    gone. The new champion has not learned its month, so the next update does.
-    """
-    champion = parts.versions.champion()
-    assert champion is not None
-    if parts.ledger.find(period, str(challenger.parent)) is not None:
-        return
-    if champion.version != challenger.parent:
-        gone = (
-            f"version {champion.version} replaced {challenger.parent} meanwhile; the next update learns {period} anew"
-        )
-        parts.versions.tag(challenger.version, {"evermoe.rollout": gone})
-        return
-    controls = Controls(parts.ledger, parts.versions, parts.tracking)
-    policy = Policy(**parts.params.rollout.model_dump())
-    undecided = parts.ledger.running()
-    if undecided is not None:
-        verdict = weigh(parts.events.rewards(undecided.id), policy.alpha, now)
-        decision = make_way(undecided, verdict, period)
-        controls.apply(undecided, decision, by="flow monthly", now=now, verdict=verdict)
-        if decision.action == "hold":
-            parts.versions.tag(challenger.version, {"evermoe.rollout": decision.reason})
-            return
-    name = f"{period}-v{challenger.version}"
-    salt = salt_of(name, challenger)
-    controls.open(new_rollout(name, period, champion.version, challenger.version, salt, policy, now), by="flow monthly")
-
-
-def salt_of(name: str, challenger: Version) -> str:
-    """The salt that draws a rollout's units. It follows from what was learned, so a replay of the same month assigns the same
-    users, and no two rollouts share one."""
-    return blake2b(f"{name} {challenger.tags.get('evermoe.dvc', '')}".encode(), digest_size=12).hexdigest()
-
-
 def too_little(period: str, material: Material) -> None:
     """Say why there is no update, where a reviewer looks for one."""
     create_markdown_artifact(
         f"# No update for {period}\n\n{len(material.domain)} labelled examples to learn from and {len(material.new_exam)} to "
         "examine with are too few; they stay for the next month.",
         key=f"update-{period}",
-    )
-
-
-def recipe_of(params: UpdateParams, epochs: float, learning_rate: float) -> Recipe:
-    """The recipe of one of the update's two trainings."""
-    return Recipe(
-        epochs=epochs,
-        batch_size=params.batch_size,
-        learning_rate=learning_rate,
-        text_loss_weight=params.text_loss_weight,
-        seed=params.seed,
     )

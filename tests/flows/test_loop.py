@@ -351,7 +351,7 @@ def test_a_version_that_the_real_server_cannot_load_meets_no_user(platform: Plat
 
 
 def test_a_challenger_whose_parent_was_replaced_while_it_was_trained_is_not_put_on_trial(platform: Platform) -> None:
-    from flows.monthly import put_on_trial
+    from flows.trial import put_on_trial
 
     parts = platform.parts
     orphan = parts.versions.get("2")  # its parent is version 1, and the champion is version 2
