@@ -64,6 +64,7 @@ def train(
     EVERMOE_CHECKPOINT_EVERY says how many steps lie between two checkpoints. The curve holds the steps of the last go.
     """
     from flows.base import learn
+    from flows.examples import split
     from model import Checkpoints, Step
     from model.parallel import Ranks
 
@@ -84,7 +85,7 @@ def train(
             steps.append(step)
             bars.update(task, completed=step.number + 1, total=step.of, loss=f"loss {step.loss:.3f}")
 
-        model = learn(rows, load_params(), report, kept)
+        model = learn(split(rows).train, load_params(), report, kept)
     if not ranks.is_first:
         return
     model.save(folder / MODEL)

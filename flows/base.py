@@ -18,7 +18,7 @@ from flows.months import start_of
 from flows.parts import Parts, open_parts
 from flows.steps import step
 from flows.trainings import Curve, forget_trainings, resumable
-from model import Checkpoints, Evaluation, LanguageModel, MoeConfig, Recipe, evaluate, train_base
+from model import Checkpoints, Evaluation, Example, LanguageModel, MoeConfig, Recipe, evaluate, train_base
 from model.learn import Report
 from registry.snapshots import SnapshotRow
 from registry.versions import Version
@@ -44,13 +44,13 @@ def prepare(records: Sequence[Record], until: str, most: int) -> list[SnapshotRo
 
 
 def learn(
-    rows: Sequence[SnapshotRow], params: Params, report: Report, checkpoints: Checkpoints | None = None
+    examples: Sequence[Example], params: Params, report: Report, checkpoints: Checkpoints | None = None
 ) -> LanguageModel:
-    """Train the base on the rows that are not held out."""
+    """Train the base on examples: those that `split` does not hold out."""
     base = params.base
     recipe = Recipe(base.epochs, base.batch_size, base.learning_rate, base.text_loss_weight, base.seed)
     sizes = params.model
-    examples, config = split(rows).train, model_config(params)
+    config = model_config(params)
     return train_base(
         examples,
         config,
@@ -141,7 +141,7 @@ def train(parts: Parts, rows: Sequence[SnapshotRow], until: str) -> LanguageMode
         run.params({**parts.params.base.model_dump(), **parts.params.model.model_dump(), "until": until})
         run.dataset(parts.snapshots.get(BASE), "training")
         with Curve(run, "train the base") as curve:
-            return learn(rows, parts.params, curve, resumable(BASE))
+            return learn(split(rows).train, parts.params, curve, resumable(BASE))
 
 
 @step("examine and register the base", retries=2, retry_delay_seconds=10)

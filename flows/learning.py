@@ -7,14 +7,12 @@ this, so what one of them shows holds for the others.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from evermoe.settings import UpdateParams
-from flows.examples import Split, split
+from flows.examples import Split
 from model import Checkpoints, Example, LanguageModel, Recipe, distil, mix, train_month
 from model.learn import Report
-from registry.snapshots import SnapshotRow
 
 LOOK_BACK_MONTHS = 12
 
@@ -29,15 +27,11 @@ class Material:
     past_exam: dict[str, tuple[Example, ...]]
 
 
-def compose(
-    fresh: Iterable[SnapshotRow], known: Iterable[SnapshotRow], params: UpdateParams, examples_per_month: int
-) -> Material:
-    """3 parts of what the champion has not learned, 7 parts of what it has; one row in seven of both kept for the examination.
+def compose(new: Split, old: Split, params: UpdateParams, examples_per_month: int) -> Material:
+    """3 parts of what the champion has not learned, 7 parts of what it has; what both hold out is for the examination.
 
-    `fresh` and `known` are in the order of time. Of each past month at most `examples_per_month` examine.
+    Of each past month at most `examples_per_month` examine.
     """
-    new: Split = split(fresh)
-    old: Split = split(known)
     domain, past = mix(new.train, old.train, params.domain_share, random.Random(params.seed)) if new.train else ([], [])
     past_exam = {month: old.held_out[month][:examples_per_month] for month in sorted(old.held_out)[-LOOK_BACK_MONTHS:]}
     return Material(tuple(domain), tuple(past), new.examination, past_exam)

@@ -16,6 +16,7 @@ from prefect.runtime import flow_run
 from evermoe.errors import NotReady
 from evermoe.locks import exclusive
 from flows.candidate import Candidate, describe, store
+from flows.examples import split
 from flows.exams import sit
 from flows.freezing import freeze, unfrozen
 from flows.learning import Material, compose, learn_month, teach_challenger
@@ -78,8 +79,8 @@ def make(parts: Parts, champion: Version, material: Material, snapshots: tuple[s
 @step(name="gather new rows and replay")
 def gather(parts: Parts, champion: Version, fresh: Sequence[str]) -> Material:
     """New rows from the snapshots `fresh`, replay from those the champion has learned."""
-    rows, known = merged(parts.snapshots, fresh), merged(parts.snapshots, learned(champion))
-    return compose(rows, known, parts.params.update, parts.params.gates.examples_per_month)
+    new, old = split(merged(parts.snapshots, fresh)), split(merged(parts.snapshots, learned(champion)))
+    return compose(new, old, parts.params.update, parts.params.gates.examples_per_month)
 
 
 @step(name="train the new model")

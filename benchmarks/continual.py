@@ -1,0 +1,229 @@
+"""Continual learning on any dated stream: ours beside its parts and its rivals, month after month.
+
+    python -m benchmarks.continual [--stream ansible|git|files] [--path P] [--labels N] [--months N] [--seeds N] [--quick] [--json]
+
+The base learns what came before the last months (at most `base.max_records` of it); then each method learns a month, is asked
+all of the next, and so on. Nothing is tuned to a stream. Each (method, seed, month) is kept once computed, so a run that was
+stopped goes on; a table and a picture are made of what there is. About 4 hours for three seeds and twelve months on 2 cores,
+15 minutes with --quick (one seed, four months, a smaller base).
+
+    next        accuracy on all of the month after the one just learned (prequential), over all questions
+    past        accuracy on what all past months hold out, after the last update
+    transfer    backward transfer: that accuracy less the accuracy just after each month was learned; `worst` of the months
+    new         recall, in the month after, of labels that first appeared in the month just learned
+    kept        of labels absent for six months and more: the share of their recall that is left
+    off         expected calibration error on the next month
+    compute     training tokens x active parameters of the updates, against training from scratch
+    seconds     processor seconds of one update
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import fmean, stdev
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.continual_course import BASELINE, Stage, one_thread, play, prepared_base, read_cell
+from benchmarks.continual_figures import Figures, figures, mean, picture, worst
+from evermoe.errors import BadInput, EvermoeError
+from evermoe.quiet import silence
+from evermoe.settings import Params, load_params, use_home
+from flows.base import prepare
+from flows.months import month_of
+from streams import STREAMS, Columns, Record, open_stream
+
+ORDER = ("from scratch", "ours", "replay only", "distillation only", "EWC", "fine-tuning", BASELINE, "frozen")
+"""The dearest first, so that no core waits at the end."""
+FEWEST_MONTHS = 3
+
+
+def main() -> None:
+    """Play what is not played yet, then print the table and draw the picture."""
+    silence()
+    options = arguments()
+    try:
+        records = list(open_records(options))
+        params = load_params()
+        if options.quick:
+            params = params.model_copy(update={"base": params.base.model_copy(update={"max_records": 3000})})
+        stage = stage_of(records, params, options)
+    except EvermoeError as error:
+        sys.exit(f"continual: {error}")
+    folder = options.folder / key_of(stage)
+    methods = [method for method in ORDER if method in options.methods]
+    run(stage, methods, options, folder)
+    found = {method: [read_figures(stage, method, seed, folder) for seed in range(options.seeds)] for method in methods}
+    picture(found, options.stream if options.path is None else options.path.name, folder / "continual.png")
+    if options.json:
+        print(json.dumps(as_json(found, stage)))
+    else:
+        print_table(found, stage)
+        print(f"picture and every answer: {folder}")
+
+
+def run(stage: Stage, methods: Sequence[str], options: argparse.Namespace, folder: Path) -> None:
+    """All courses, as many at a time as there are cores; first the bases that they share."""
+    seeds = range(options.seeds)
+    wanted = [
+        folder / f"{method}-{seed}" / f"{name}.json"
+        for method in methods
+        for seed in seeds
+        for name in ("base", *stage.updates)
+    ]
+    spawn = multiprocessing.get_context("spawn")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        ProcessPoolExecutor(os.cpu_count(), spawn, one_thread) as pool,
+        Progress(*columns, console=Console(stderr=True), transient=True) as bars,
+    ):
+        bar = bars.add_task("bases", total=len(wanted))
+        bases = [pool.submit(prepared_base, stage, seed, folder) for seed in seeds]
+        for base in bases:
+            base.result()
+        courses = [
+            pool.submit(play, stage, method, seed, folder / f"{method}-{seed}") for method in methods for seed in seeds
+        ]
+        while not all(course.done() for course in courses):
+            if failed := [course for course in courses if course.done() and course.exception()]:
+                pool.shutdown(cancel_futures=True)
+                failed[0].result()
+            bars.update(bar, description="months", completed=sum(file.exists() for file in wanted))
+            time.sleep(1)
+
+
+def open_records(options: argparse.Namespace) -> Iterable[Record]:
+    """The stream's labelled records, of the commonest labels where only so many are wanted."""
+    columns = Columns(at=options.at, text=options.text, label=options.label)
+    stream = open_stream(options.stream, path=options.path, cache=use_home(None).cache, columns=columns)
+    records = [record for record in stream.records() if record.label is not None]
+    kept = {label for label, _ in Counter(record.label for record in records).most_common(options.labels)}
+    return (record for record in records if record.label in kept)
+
+
+def stage_of(records: Sequence[Record], params: Params, options: argparse.Namespace) -> Stage:
+    """The base's rows and the last months. Raises `BadInput` for a stream that is too short to have both."""
+    months = sorted({month_of(record.at) for record in records})
+    last = months[-options.months - 1 :] if len(months) > options.months + 1 else months[len(months) // 2 :]
+    if len(last) < FEWEST_MONTHS:
+        raise BadInput(
+            f"the stream has {len(months)} months; four and more are needed to learn some and be asked others"
+        )
+    rows = {name: [] for name in last}
+    for row in prepare([record for record in records if month_of(record.at) >= last[0]], "9999-12", sys.maxsize):
+        rows[month_of(row.at)].append(row)
+    base = prepare(records, last[0], params.base.max_records)
+    return Stage(tuple(base), {name: tuple(some) for name, some in rows.items()}, params)
+
+
+def key_of(stage: Stage) -> str:
+    """The folder of this stream, these months and these parameters."""
+    content = [repr((stage.base, stage.months)), stage.params.model_dump_json(include={"model", "base", "update"})]
+    return hashlib.sha256("\n".join(content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def read_figures(stage: Stage, method: str, seed: int, folder: Path) -> Figures:
+    """Of a course that was played."""
+    cells = [read_cell(folder / f"{method}-{seed}" / f"{name}.json") for name in ("base", *stage.updates)]
+    return figures(cells, list(stage.months))
+
+
+COLUMNS = ("next", "past", "transfer", "new", "kept", "calibration_error")
+
+
+def print_table(found: Mapping[str, Sequence[Figures]], stage: Stage) -> None:
+    """A row a method: mean over seeds, and their standard deviation."""
+    months = list(stage.months)
+    rows = sum(map(len, stage.months.values()))
+    labels = len({row.label for some in (stage.base, *stage.months.values()) for row in some})
+    print(
+        f"{len(stage.base):,} records and then {rows:,} in {len(months)} months, {months[0]} to {months[-1]}; {labels} labels; "
+        f"{len(next(iter(found.values())))} seeds"
+    )
+    print(
+        f"{'':18}{'next':>12}{'past':>12}{'transfer':>12}{'worst month':>22}{'new':>12}{'kept':>12}{'off':>12}"
+        f"{'compute':>9}{'seconds':>9}"
+    )
+    scratch = mean(one.compute for one in found.get("from scratch", ()))
+    for method, seeds in found.items():
+        cells = "".join(f"{spread([getattr(one, name) for one in seeds]):>12}" for name in COLUMNS[:3])
+        name, change, error = worst(seeds)
+        cells += f"{f'{100 * change:+.1f} ± {100 * error:.1f} {name}' if name else '-':>22}"
+        cells += "".join(f"{spread([getattr(one, name) for one in seeds]):>12}" for name in COLUMNS[3:])
+        compute = mean(one.compute for one in seeds)
+        cost = f"{compute / scratch:.2f}" if scratch > 0 and compute > 0 else "-"
+        print(f"{method:18}{cells}{cost:>9}{mean(one.seconds for one in seeds):9.1f}")
+
+
+def spread(values: Sequence[float]) -> str:
+    """Percent: mean, and standard deviation where there are several."""
+    held = [100 * value for value in values if not math.isnan(value)]
+    if not held:
+        return "-"
+    return f"{fmean(held):.1f}" + (f" ± {stdev(held):.1f}" if len(held) > 1 else "")
+
+
+def as_json(found: Mapping[str, Sequence[Figures]], stage: Stage) -> dict[str, object]:
+    """All figures of all seeds; what is not a number is null."""
+    plain = {
+        method: [
+            {
+                **{name: getattr(one, name) for name in (*COLUMNS, "compute", "seconds", "by_month")},
+                "new_cases": len(one.new_hits),
+                "kept_cases": one.kept_then,
+                "changes": {month: mean(change) for month, change in one.changes.items()},
+            }
+            for one in seeds
+        ]
+        for method, seeds in found.items()
+    }
+    worst_months = {
+        method: dict(zip(("month", "change", "error"), worst(seeds), strict=True)) for method, seeds in found.items()
+    }
+    content = {"months": list(stage.months), "base_records": len(stage.base), "methods": plain, "worst": worst_months}
+    return json.loads(json.dumps(content), parse_constant=lambda name: None)  # type: ignore[no-any-return]
+
+
+def arguments() -> argparse.Namespace:
+    """The command line. Ends the program where it cannot work."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0],
+        epilog=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--stream", choices=STREAMS, default="ansible")
+    parser.add_argument("--path", type=Path, help="the repository of git, the file of files")
+    for name in ("at", "text", "label"):
+        parser.add_argument(f"--{name}", help=f"column of the {name} (files); usual names are found without it")
+    parser.add_argument("--labels", type=int, help="only the so many commonest labels; without it, all")
+    parser.add_argument("--months", type=int, help="months to learn, the last of the stream (default 12)")
+    parser.add_argument("--seeds", type=int, help="courses of each method (default 3)")
+    parser.add_argument("--methods", default=",".join(ORDER), help="comma-separated, of: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="one seed, four months, a base of 3,000 records")
+    parser.add_argument("--folder", type=Path, default=Path(".cache/continual"), help="where what is computed is kept")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    options.months = options.months or (4 if options.quick else 12)
+    options.seeds = options.seeds or (1 if options.quick else 3)
+    options.methods = options.methods.split(",")
+    if unknown := set(options.methods) - set(ORDER):
+        parser.error(f"no method is called {unknown.pop()!r}; there are: {', '.join(ORDER)}")
+    if options.seeds < 1 or options.months < 1 or (options.labels is not None and options.labels < 2):
+        parser.error("--seeds and --months must be 1 or more, --labels 2 or more")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""One method's way through the months of a stream: learn a month, be asked the next, and again. Knows nothing of tables.
+
+What each month showed is kept in a file as soon as it is computed, with the model as it then was, so that a run which was
+stopped goes on. Text-only figures (what was answered to what) are kept whole, so that a table can be made of them in any way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from sklearn.pipeline import Pipeline
+
+from benchmarks.continual_methods import METHODS, Meter, Month
+from evermoe.settings import Params
+from flows.base import learn
+from flows.examples import Split, split
+from model import Example, LanguageModel, from_pretrained
+from model.baseline import baseline_answers, train_baseline
+from registry.snapshots import SnapshotRow
+
+BASELINE = "TF-IDF + LR"
+EXAMINED = 60
+"""Held-out examples of a month that are looked at, as the gates do."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was answered to a month's examples, in their order: right label, answered label, and how sure the answer was."""
+
+    right: list[str]
+    given: list[str]
+    sure: list[float]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one (method, seed, month) showed: on the next month, on what each past month holds out, and what learning cost.
+
+    `taught` are the labels of the month's rows, `known` those of all rows so far; `tokens` as in `Meter`, `active` the parameters
+    that work on a token.
+    """
+
+    month: str
+    taught: list[str]
+    known: list[str]
+    next: Answers
+    past: dict[str, Answers]
+    tokens: float
+    active: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The months of a stream as a benchmark plays them: the base's rows, then one month after another."""
+
+    base: tuple[SnapshotRow, ...]
+    months: dict[str, tuple[SnapshotRow, ...]]
+    params: Params
+
+    @property
+    def updates(self) -> list[str]:
+        """The months that are learned: all but the last, which is only asked."""
+        return list(self.months)[:-1]
+
+
+def play(stage: Stage, method: str, seed: int, folder: Path) -> list[Cell]:
+    """Learn and be asked, month by month. What `folder` holds already is read from there."""
+    params, course = seeded(stage.params, seed), ["base", *stage.updates]
+    done: list[Cell] = []
+    known = Split((), {})
+    for name, following in zip(course, stage.months, strict=True):
+        file = folder / f"{name}.json"
+        fresh = split(stage.base if name == "base" else stage.months[name], str(seed))
+        before, known = known, joined(known, fresh)
+        if file.exists():
+            done.append(read_cell(file))
+            continue
+        meter, began = Meter(), time.process_time()
+        model: LanguageModel | Pipeline
+        if method == BASELINE:
+            model = train_baseline(known.train, seed)
+        elif name == "base":
+            model = from_pretrained(prepared_base(stage, seed, folder.parent))
+        else:
+            champion = from_pretrained(folder / f"model-{done[-1].month}")
+            model = METHODS[method](champion, Month(fresh, before, params), meter)
+        seconds = time.process_time() - began
+        cell = Cell(
+            name,
+            sorted({example.label for example in fresh.train}),
+            sorted({example.label for example in known.train}),
+            ask(model, [Example(row.text, row.label) for row in stage.months[following]]),
+            {month: ask(model, examples[:EXAMINED]) for month, examples in known.held_out.items()},
+            meter.tokens,
+            active_parameters(model) if isinstance(model, LanguageModel) else 0.0,
+            seconds,
+        )
+        if isinstance(model, LanguageModel):
+            keep_model(model, folder / f"model-{name}")
+        write_cell(file, cell)
+        if done:
+            shutil.rmtree(folder / f"model-{done[-1].month}", ignore_errors=True)
+        done.append(cell)
+    return done
+
+
+def ask(model: LanguageModel | Pipeline, examples: Sequence[Example]) -> Answers:
+    """All of the examples' texts."""
+    right, texts = [example.label for example in examples], [example.text for example in examples]
+    if not texts:
+        return Answers([], [], [])
+    if isinstance(model, LanguageModel):
+        given = model.classify(texts)
+        return Answers(right, [one.label for one in given], [round(one.scores[one.label], 4) for one in given])
+    return Answers(right, baseline_answers(model, texts), model.predict_proba(texts).max(axis=1).tolist())
+
+
+def seeded(params: Params, seed: int) -> Params:
+    """The parameters with every seed replaced."""
+    return params.model_copy(
+        update={
+            "base": params.base.model_copy(update={"seed": seed}),
+            "update": params.update.model_copy(update={"seed": seed}),
+        }
+    )
+
+
+def prepared_base(stage: Stage, seed: int, folder: Path) -> Path:
+    """The base of this seed, which all methods share: its folder. Trained once."""
+    place = folder / f"base-{seed}"
+    if not (place / "config.json").exists():
+        keep_model(learn(split(stage.base, str(seed)).train, seeded(stage.params, seed), lambda step: None), place)
+    return place
+
+
+def keep_model(model: LanguageModel, folder: Path) -> None:
+    """Put the model in place of the one before, never leaving a half."""
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    model.save(draft)
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
+def joined(known: Split, fresh: Split) -> Split:
+    """Both together, months in order."""
+    months = sorted({*known.held_out, *fresh.held_out})
+    held_out = {month: (*known.held_out.get(month, ()), *fresh.held_out.get(month, ())) for month in months}
+    return Split((*known.train, *fresh.train), held_out)
+
+
+def active_parameters(model: LanguageModel) -> float:
+    """Parameters that work on one token: all but the embeddings that are looked up and the experts that rest."""
+    network, config = model.network, model.network.config
+    routed = sum(
+        weight.numel() for name, weight in network.named_parameters() if "experts." in name and "shared" not in name
+    )
+    looked_up = network.get_input_embeddings().weight.numel()
+    tied = network.get_input_embeddings().weight is network.get_output_embeddings().weight
+    every = sum(weight.numel() for weight in network.parameters())
+    return every - routed * (1 - config.num_experts_per_tok / config.num_experts) - (0 if tied else looked_up)
+
+
+def write_cell(file: Path, cell: Cell) -> None:
+    """All or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text(json.dumps(asdict(cell), ensure_ascii=False))
+    draft.replace(file)
+
+
+def read_cell(file: Path) -> Cell:
+    """What `write_cell` wrote."""
+    held = json.loads(file.read_text())
+    past = {month: Answers(**answers) for month, answers in held.pop("past").items()}
+    return Cell(**held | {"next": Answers(**held["next"]), "past": past})
+
+
+def one_thread() -> None:
+    """Courses are played side by side, a process a core."""
+    torch.set_num_threads(1)
