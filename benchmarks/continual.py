@@ -28,7 +28,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import fmean, stdev
@@ -59,7 +59,7 @@ def main() -> None:
         params = load_params()
         if options.quick:
             params = params.model_copy(update={"base": params.base.model_copy(update={"max_records": 3000})})
-        stage = stage_of(records, params, options)
+        stage = stage_of(records, params, options.months)
     except EvermoeError as error:
         sys.exit(f"continual: {error}")
     folder = options.folder / key_of(stage)
@@ -113,10 +113,10 @@ def open_records(options: argparse.Namespace) -> Iterable[Record]:
     return (record for record in records if record.label in kept)
 
 
-def stage_of(records: Sequence[Record], params: Params, options: argparse.Namespace) -> Stage:
+def stage_of(records: Sequence[Record], params: Params, count: int) -> Stage:
     """The base's rows and the last months. Raises `BadInput` for a stream that is too short to have both."""
     months = sorted({month_of(record.at) for record in records})
-    last = months[-options.months - 1 :] if len(months) > options.months + 1 else months[len(months) // 2 :]
+    last = months[-count - 1 :] if len(months) > count + 1 else months[len(months) // 2 :]
     if len(last) < FEWEST_MONTHS:
         raise BadInput(
             f"the stream has {len(months)} months; four and more are needed to learn some and be asked others"
@@ -150,7 +150,7 @@ def print_table(found: Mapping[str, Sequence[Figures]], stage: Stage) -> None:
     labels = len({row.label for some in (stage.base, *stage.months.values()) for row in some})
     print(
         f"{len(stage.base):,} records and then {rows:,} in {len(months)} months, {months[0]} to {months[-1]}; {labels} labels; "
-        f"{len(next(iter(found.values())))} seeds"
+        f"seeds: {len(next(iter(found.values())))}"
     )
     print(
         f"{'':18}{'next':>12}{'past':>12}{'transfer':>12}{'worst month':>22}{'new':>12}{'kept':>12}{'off':>12}"
@@ -196,32 +196,43 @@ def as_json(found: Mapping[str, Sequence[Figures]], stage: Stage) -> dict[str, o
     return json.loads(json.dumps(content), parse_constant=lambda name: None)  # type: ignore[no-any-return]
 
 
-def arguments() -> argparse.Namespace:
-    """The command line. Ends the program where it cannot work."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0],
-        epilog=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def stream_arguments(documentation: str | None) -> argparse.ArgumentParser:
+    """What every benchmark on a stream of the user's asks for."""
+    parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stream", choices=STREAMS, default="ansible")
     parser.add_argument("--path", type=Path, help="the repository of git, the file of files")
     for name in ("at", "text", "label"):
         parser.add_argument(f"--{name}", help=f"column of the {name} (files); usual names are found without it")
-    parser.add_argument("--labels", type=int, help="only the so many commonest labels; without it, all")
-    parser.add_argument("--months", type=int, help="months to learn, the last of the stream (default 12)")
-    parser.add_argument("--seeds", type=int, help="courses of each method (default 3)")
+    parser.add_argument("--labels", type=at_least(2), help="only the so many commonest labels; without it, all")
+    parser.add_argument("--months", type=at_least(1), help="months to learn, the last of the stream (default 12)")
+    parser.add_argument("--seeds", type=at_least(1), help="how often all is done (default 3)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A whole number from `least`, for the command line."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
+        return int(text)
+
+    return number
+
+
+def arguments() -> argparse.Namespace:
+    """The command line. Ends the program where it cannot work."""
+    parser = stream_arguments(__doc__)
     parser.add_argument("--methods", default=",".join(ORDER), help="comma-separated, of: %(default)s")
     parser.add_argument("--quick", action="store_true", help="one seed, four months, a base of 3,000 records")
     parser.add_argument("--folder", type=Path, default=Path(".cache/continual"), help="where what is computed is kept")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     options.months = options.months or (4 if options.quick else 12)
     options.seeds = options.seeds or (1 if options.quick else 3)
     options.methods = options.methods.split(",")
     if unknown := set(options.methods) - set(ORDER):
         parser.error(f"no method is called {unknown.pop()!r}; there are: {', '.join(ORDER)}")
-    if options.seeds < 1 or options.months < 1 or (options.labels is not None and options.labels < 2):
-        parser.error("--seeds and --months must be 1 or more, --labels 2 or more")
     return options
 
 

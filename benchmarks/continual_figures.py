@@ -98,7 +98,7 @@ def new_labels(before: Cell, cell: Cell) -> list[bool]:
 def kept(cells: Sequence[Cell]) -> tuple[int, int]:
     """Held-out examples answered right as their label was last learned, and of the same ones after the last update.
 
-    Of labels that were taught in none of the last six months and more, and that the first cell or a later one was taught.
+    Of labels that none of the last six months and more taught.
     """
     last = {label: at for at, cell in enumerate(cells) for label in cell.taught}
     final, then, now = cells[-1], 0, 0

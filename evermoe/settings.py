@@ -52,6 +52,7 @@ class ModelParams(Section):
     attention_window: int | None = None
     attention_segment: int = 0
     channel_gate: bool = False
+    token_dropout: float = 0.0
     max_length: int
 
 
@@ -77,7 +78,9 @@ class UpdateParams(Section):
     distil_learning_rate: float
     temperature: float
     text_loss_weight: float
+    align_epochs: float
     min_records: int
+    min_thumbs: int
     seed: int
 
 

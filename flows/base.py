@@ -88,6 +88,7 @@ def model_config(params: Params) -> MoeConfig:
         attention_window=sizes.attention_window,
         attention_segment=sizes.attention_segment,
         channel_gate=sizes.channel_gate,
+        token_dropout=sizes.token_dropout,
         max_position_embeddings=max(512, 2 * sizes.max_length),
     )
 

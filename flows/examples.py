@@ -12,18 +12,23 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from flows.months import month_of
-from model import Example
+from model import Example, Thumb
 from registry.snapshots import SnapshotRow
 
 HELD_OUT_ONE_IN = 7
+LIKED = 0.5
+"""A score from here on is a thumb up."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows as examples: to train on, and held out by the month they were asked in."""
+    """Rows as examples: to train on, and held out by the month they were asked in; and the judged answers and the bare texts among
+    the rest, of which none that is held out."""
 
     train: tuple[Example, ...]
     held_out: dict[str, tuple[Example, ...]]
+    thumbs: tuple[Thumb, ...] = ()
+    texts: tuple[str, ...] = ()
 
     @property
     def examination(self) -> tuple[Example, ...]:
@@ -40,11 +45,18 @@ def is_held_out(text: str, salt: str = "") -> bool:
 def split(rows: Iterable[SnapshotRow], salt: str = "") -> Split:
     """Part the rows; order is kept. The platform's salt is the empty one: others are for measuring, seed by seed."""
     train: list[Example] = []
+    thumbs: list[Thumb] = []
+    texts: list[str] = []
     held_out: dict[str, list[Example]] = defaultdict(list)
     for row in rows:
-        example = Example(row.text, row.label)
         if is_held_out(row.text, salt):
-            held_out[month_of(row.at)].append(example)
+            if row.label is not None:
+                held_out[month_of(row.at)].append(Example(row.text, row.label))
+        elif row.label is not None:
+            train.append(Example(row.text, row.label))
+        elif row.score is not None and row.answer is not None:
+            thumbs.append(Thumb(row.text, row.answer, row.score >= LIKED))
         else:
-            train.append(example)
-    return Split(tuple(train), {month: tuple(held_out[month]) for month in sorted(held_out)})
+            texts.append(row.text)
+    exam = {month: tuple(held_out[month]) for month in sorted(held_out)}
+    return Split(tuple(train), exam, tuple(thumbs), tuple(texts))

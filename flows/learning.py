@@ -1,4 +1,4 @@
-"""The two trainings of a month: a copy of the champion learns it, and teaches it to the challenger. Pure.
+"""The trainings of a month: a copy of the champion learns it and teaches it to the challenger, which thumbs then align. Pure.
 
 Examples and parameters in, a model out: the monthly flow, the benchmark of continual learning and `evermoe reproduce` all call
 this, so what one of them shows holds for the others.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from evermoe.settings import UpdateParams
 from flows.examples import Split
-from model import Checkpoints, Example, LanguageModel, Recipe, distil, mix, train_month
+from model import Checkpoints, Example, LanguageModel, Recipe, Thumb, align, distil, mix, train_month
 from model.learn import Report
 
 LOOK_BACK_MONTHS = 12
@@ -19,22 +19,30 @@ LOOK_BACK_MONTHS = 12
 
 @dataclass(frozen=True)
 class Material:
-    """What one update learns from: new rows and replay to train on, and both held out for the examination."""
+    """What one update learns from: new rows and replay to train on, and both held out for the examination.
+
+    `texts` are new ones that nobody judged, `thumbs` new answers of which only the liking is known.
+    """
 
     domain: tuple[Example, ...]
     past: tuple[Example, ...]
     new_exam: tuple[Example, ...]
     past_exam: dict[str, tuple[Example, ...]]
+    texts: tuple[str, ...] = ()
+    thumbs: tuple[Thumb, ...] = ()
 
 
 def compose(new: Split, old: Split, params: UpdateParams, examples_per_month: int) -> Material:
     """3 parts of what the champion has not learned, 7 parts of what it has; what both hold out is for the examination.
 
-    Of each past month at most `examples_per_month` examine.
+    Of each past month at most `examples_per_month` examine. Of bare texts at most as many are taken as there are new examples,
+    drawn by the seed, so that a busy month with few answers costs no more than its answers are worth.
     """
-    domain, past = mix(new.train, old.train, params.domain_share, random.Random(params.seed)) if new.train else ([], [])
+    generator = random.Random(params.seed)
+    domain, past = mix(new.train, old.train, params.domain_share, generator) if new.train else ([], [])
+    texts = generator.sample(new.texts, min(len(new.texts), len(domain)))
     past_exam = {month: old.held_out[month][:examples_per_month] for month in sorted(old.held_out)[-LOOK_BACK_MONTHS:]}
-    return Material(tuple(domain), tuple(past), new.examination, past_exam)
+    return Material(tuple(domain), tuple(past), new.examination, past_exam, tuple(texts), new.thumbs)
 
 
 def learn_month(
@@ -46,7 +54,9 @@ def learn_month(
 ) -> LanguageModel:
     """The *new* model: a copy of the champion, trained on the new month and replay."""
     recipe = recipe_of(params, params.epochs, params.learning_rate)
-    return train_month(champion, material.domain, material.past, recipe, report, checkpoints=checkpoints)
+    return train_month(
+        champion, material.domain, material.past, recipe, report, texts=material.texts, checkpoints=checkpoints
+    )
 
 
 def teach_challenger(
@@ -59,9 +69,29 @@ def teach_challenger(
 ) -> LanguageModel:
     """The challenger: a copy of the champion, guided by the new model on the new month and by its own frozen self on replay."""
     recipe = recipe_of(params, params.distil_epochs, params.distil_learning_rate)
+    taught = (material.domain, material.past)
     return distil(
-        champion, new, material.domain, material.past, recipe, params.temperature, report, checkpoints=checkpoints
+        champion,
+        new,
+        *taught,
+        recipe,
+        params.temperature,
+        report,
+        texts=material.texts,
+        checkpoints=checkpoints,
     )
+
+
+def align_challenger(
+    challenger: LanguageModel,
+    material: Material,
+    params: UpdateParams,
+    report: Report,
+    checkpoints: Checkpoints | None = None,
+) -> LanguageModel:
+    """The challenger, aligned with the month's thumbs; its answers on replay move no further than the bound of `Alignment`."""
+    recipe = recipe_of(params, params.align_epochs, params.distil_learning_rate)
+    return align(challenger, material.thumbs, material.past, recipe, report, checkpoints=checkpoints)
 
 
 def recipe_of(params: UpdateParams, epochs: float, learning_rate: float) -> Recipe:

@@ -34,7 +34,7 @@ def unlearned(snapshots: Snapshots, version: Version, period: str) -> tuple[str,
 
 def merged(snapshots: Snapshots, names: Iterable[str]) -> list[SnapshotRow]:
     """The rows of several snapshots, each answer once, in the order of time."""
-    rows = {(row.source, row.text, row.label): row for name in names for row in snapshots.load(name)}
+    rows = {(row.source, row.text, row.label, row.score): row for name in names for row in snapshots.load(name)}
     return sorted(rows.values(), key=lambda row: row.at)
 
 

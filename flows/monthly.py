@@ -19,7 +19,7 @@ from flows.candidate import Candidate, describe, store
 from flows.examples import split
 from flows.exams import sit
 from flows.freezing import freeze, unfrozen
-from flows.learning import Material, compose, learn_month, teach_challenger
+from flows.learning import Material, align_challenger, compose, learn_month, teach_challenger
 from flows.lineage import learned, merged, unlearned
 from flows.months import before, month_of, period_of
 from flows.parts import Parts, open_parts
@@ -71,6 +71,8 @@ def make(parts: Parts, champion: Version, material: Material, snapshots: tuple[s
     name = f"{period}-from-{champion.version}"
     new = train_new(parts, incumbent, material, period, resumable(f"{name}-new"))
     challenger = distil_challenger(parts, incumbent, new, material, period, resumable(f"{name}-challenger"))
+    if len(material.thumbs) >= parts.params.update.min_thumbs:
+        challenger = align_thumbs(parts, challenger, material, period, resumable(f"{name}-aligned"))
     gates = examine(parts, incumbent, challenger, material, period)
     candidate = Candidate(challenger, period, champion.version, snapshots, gates)
     return register(parts, candidate, describe(candidate, incumbent, len(material.domain)))
@@ -118,6 +120,19 @@ def distil_challenger(
         )
         with Curve(run, f"distil {period}") as curve:
             return teach_challenger(incumbent, new, material, params, curve, checkpoints)
+
+
+@step(name="align with thumbs")
+def align_thumbs(
+    parts: Parts, challenger: LanguageModel, material: Material, period: str, checkpoints: Checkpoints
+) -> LanguageModel:
+    """What users liked and did not, of answers whose right label nobody told."""
+    params = parts.params.update
+    with parts.tracking.step(period[:7], "align", period) as run:
+        run.params({**params.model_dump(), "thumbs": len(material.thumbs)})
+        run.describe(f"The challenger, aligned with {len(material.thumbs):,} thumbs; old answers stay within a bound.")
+        with Curve(run, f"align {period}") as curve:
+            return align_challenger(challenger, material, params, curve, checkpoints)
 
 
 @step(name="examine at the gates")

@@ -22,10 +22,14 @@ STRETCH = 16
 
 @dataclass(frozen=True)
 class Lesson:
-    """An example and, in distillation, whose answer to follow: the new model's on the new month, the champion's on the past."""
+    """An example and, in distillation, whose answer to follow: the new model's on the new month, the champion's on the past.
+
+    One that is not labelled is a text of which only the language is learned.
+    """
 
     example: Example
     is_new: bool = True
+    is_labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Batch:
 def collate(lessons: Sequence[Lesson], codec: Codec, text_loss_weight: float) -> Batch:
     """One batch: every token of the answer weighs 1, every token of the text `text_loss_weight`, padding nothing."""
     prompts = [codec.prompt(lesson.example.text) for lesson in lessons]
-    answers = [codec.answer(lesson.example.label) for lesson in lessons]
+    answers = [codec.answer(lesson.example.label) if lesson.is_labelled else [] for lesson in lessons]
     longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
     token = torch.full((len(lessons), longest), codec.pad)
     weight, label = torch.zeros(len(lessons), longest), torch.zeros(len(lessons), longest, dtype=torch.bool)

@@ -37,6 +37,7 @@ class MoeConfig(PretrainedConfig):
         expert_communication: width in which a token's active experts attend to each other; 0 leaves it out.
         dense_layers: blocks without routed experts, by number from 0; their feed-forward is `intermediate_size` wide.
         intermediate_size: hidden width of the feed-forward of a dense layer.
+        token_dropout: share of the tokens that training leaves blank, each by chance; their places stay.
         max_position_embeddings: longest sequence in tokens.
         rope_theta: base of the rotary position embedding, where `rope_parameters` does not say more.
         rope_parameters: the embedding as `transformers` writes it, such as {"rope_type": "llama3", "rope_theta": 500000, ...}.
@@ -74,6 +75,7 @@ class MoeConfig(PretrainedConfig):
         expert_communication: int = 0,
         dense_layers: tuple[int, ...] | list[int] = (),
         intermediate_size: int = 0,
+        token_dropout: float = 0.0,
         max_position_embeddings: int = 512,
         rope_theta: float = 10_000.0,
         rope_parameters: dict[str, Any] | None = None,
@@ -110,6 +112,7 @@ class MoeConfig(PretrainedConfig):
         self.expert_communication = expert_communication
         self.dense_layers = list(dense_layers)
         self.intermediate_size = intermediate_size
+        self.token_dropout = token_dropout
         self.max_position_embeddings = max_position_embeddings
         self.rope_parameters: dict[str, Any] = rope_parameters or {"rope_type": "default", "rope_theta": rope_theta}
         self.rms_norm_eps = rms_norm_eps
@@ -162,6 +165,7 @@ class MoeConfig(PretrainedConfig):
             self.router_score in ("sigmoid", "softmax"),
             f"router_score {self.router_score!r} is neither 'sigmoid' nor 'softmax'",
         )
+        _require(0 <= self.token_dropout < 1, f"token_dropout {self.token_dropout} is no share from 0 to below 1")
         strays = [layer for layer in self.dense_layers if not 0 <= layer < self.num_hidden_layers]
         _require(not strays, f"dense_layers {strays} are no layers of {self.num_hidden_layers}")
         _require(

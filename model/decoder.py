@@ -5,6 +5,8 @@ B sequences, S tokens, D model width, V vocabulary, L blocks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +85,7 @@ class MoeForCausalLM(PreTrainedModel, GenerationMixin):
         self.rotary = Rotary(config)
         self.blocks = nn.ModuleList(MoeBlock(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.blank_share = config.token_dropout
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
@@ -172,6 +175,8 @@ class MoeForCausalLM(PreTrainedModel, GenerationMixin):
         pad = self.config.pad_token_id
         real_T = (token_BS != pad).flatten() if self.training and pad is not None else None
         x_BSD, found = self.embed(token_BS), []
+        if self.training and self.blank_share:
+            x_BSD = some_blank(x_BSD, self.blank_share)
         for layer, block in enumerate(self.blocks):
             x_BSD, routes = block(x_BSD, places, layer_of(cache, layer), real_T)
             if routes is not None:
@@ -202,6 +207,24 @@ class MoeForCausalLM(PreTrainedModel, GenerationMixin):
             numbers = torch.arange(total, device=device)[None]
             segments = Segments(of_BS, total, self.rotary(of_BS.clamp(min=0)), self.rotary(numbers))
         return Places(self.rotary(position_BS), sees, blocks, real_BS, segments)
+
+
+@contextmanager
+def whole_texts(network: MoeForCausalLM) -> Iterator[None]:
+    """Inside, training leaves no token blank: where an answer is held against another network's, chance is no difference."""
+    share, network.blank_share = network.blank_share, 0.0
+    try:
+        yield
+    finally:
+        network.blank_share = share
+
+
+def some_blank(x_BSD: Tensor, share: float) -> Tensor:
+    """Leave tokens out whole, so that no answer hangs on one word of a text that training shows again and again.
+
+    Source: Gal and Ghahramani, arXiv 1512.05287, section 4.2, without their scaling: the norm that follows undoes it.
+    """
+    return x_BSD * (torch.rand(*x_BSD.shape[:-1], 1, device=x_BSD.device) >= share)
 
 
 def positions(mask: Tensor | None, new: int, cached: int, device: torch.device) -> Tensor:

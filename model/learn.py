@@ -40,6 +40,11 @@ def untrained(
     return LanguageModel(network, tokenizer, [*(e.label for e in examples), *labels], max_length)
 
 
+def bare(texts: Iterable[str]) -> list[Lesson]:
+    """Lessons without an answer."""
+    return [Lesson(Example(text, ""), is_labelled=False) for text in texts]
+
+
 def supervised(
     model: LanguageModel, stages: Iterable[Stage], lessons: Sequence[Lesson], recipe: Recipe, objective: Objective
 ) -> list[Task]:
@@ -100,11 +105,12 @@ def train_month(
     recipe: Recipe,
     report: Report,
     *,
+    texts: Sequence[str] = (),
     checkpoints: Checkpoints | None = None,
 ) -> LanguageModel:
-    """The *new* model: the champion's copy, trained on the new month and replay."""
+    """The *new* model: the champion's copy, trained on the new month and replay; of `texts` only the language is learned."""
     new = champion.copy([e.label for e in domain])
-    lessons = [Lesson(e) for e in (*domain, *past)]
+    lessons = [*(Lesson(e) for e in (*domain, *past)), *bare(texts)]
     tasks = supervised(new, one_stage("month", len(lessons)), lessons, recipe, Language())
     fit(new, tasks, steps_of(len(lessons), recipe.batch_size, recipe.epochs), recipe, report, checkpoints)
     return new
@@ -119,11 +125,15 @@ def distil(
     temperature: float,
     report: Report,
     *,
+    texts: Sequence[str] = (),
     checkpoints: Checkpoints | None = None,
 ) -> LanguageModel:
-    """The challenger: the champion's copy, guided by the new model on the new month and by the frozen champion on the past."""
+    """The challenger: the champion's copy, guided by the new model on the new month and by the frozen champion on the past.
+
+    Of `texts` only the language is learned.
+    """
     challenger = champion.copy(new.labels)
-    lessons = [*(Lesson(e) for e in domain), *(Lesson(e, is_new=False) for e in past)]
+    lessons = [*(Lesson(e) for e in domain), *(Lesson(e, is_new=False) for e in past), *bare(texts)]
     ranks = Ranks.here()
     objective = Distillation(ranks.place(new.network), ranks.place(champion.network), temperature)
     tasks = supervised(challenger, one_stage("distillation", len(lessons)), lessons, recipe, objective)

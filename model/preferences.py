@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from model.batches import Batch, Lesson, collate
 from model.curriculum import Stage
-from model.decoder import MoeForCausalLM
+from model.decoder import MoeForCausalLM, whole_texts
 from model.language import LanguageModel
 from model.loss import Term, divergence, kto
 from model.mixture import Example
@@ -98,7 +98,8 @@ class Preferences:
             network.eval()  # what is only measured is no load to balance
             last_M = log_probabilities(answer_logits(network, last), last)
             network.train()
-        policy_RV = answer_logits(network, trained)
+        with whole_texts(network):
+            policy_RV = answer_logits(network, trained)
         reference_B = log_probabilities(reference_RV, every)
         reward_M = (log_probabilities(policy_RV, trained) - reference_B[: len(trained.label_BS)])[: len(pairs)]
         strayed_M = last_M - reference_B[len(trained.label_BS) :]

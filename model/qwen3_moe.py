@@ -119,7 +119,7 @@ def _without_place(config: MoeConfig, theirs: Qwen3MoeConfig) -> list[str]:
     if config.experts_per_tok_bounds != again.experts_per_tok_bounds:
         least, most = config.experts_per_tok_bounds
         lost.append(f"dynamic routing ({least} to {most} experts a token)")
-    aside = {"self", "kwargs", "min_experts_per_tok", "max_experts_per_tok", "rope_theta"}
+    aside = {"self", "kwargs", "min_experts_per_tok", "max_experts_per_tok", "rope_theta", "token_dropout"}
     if not config.attention_segment:
         aside |= set(ONLY_WITH_SEGMENTS)
     if len(config.dense_layers) == config.num_hidden_layers:

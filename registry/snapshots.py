@@ -40,13 +40,19 @@ _CONFIG = """\
 
 @dataclass(frozen=True)
 class SnapshotRow:
-    """One labelled text: who asked, when, and where it came from (a stream, or `response:<id>` for a served request)."""
+    """One text: who asked, when, and where it came from (a stream, or `response:<id>` for a served request).
+
+    `label` is the right answer where somebody told it. Where somebody only said how an answer was liked, `answer` is that answer
+    and `score` the liking, from 0 to 1. A row with neither is a text and no more.
+    """
 
     text: str
-    label: str
+    label: str | None
     unit: str | None
     at: datetime
     source: str
+    answer: str | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +197,8 @@ def _line(row: SnapshotRow) -> bytes:
         raise ValueError(f"{row.at} has no time zone")
     at = row.at.astimezone(UTC).isoformat(timespec="microseconds")
     content = {"at": at, "text": row.text, "label": row.label, "unit": row.unit, "source": row.source}
+    if row.score is not None:
+        content |= {"answer": row.answer, "score": row.score}
     try:
         return json.dumps(content, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:  # half of a surrogate pair: only an escape can hold it

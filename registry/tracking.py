@@ -5,6 +5,7 @@
     ├─ snapshot    the rows as an MLflow dataset, its digest the md5 DVC tracks
     ├─ train       parameters, curves
     ├─ distil      parameters, curves
+    ├─ align       parameters, curves, where thumbs came
     ├─ gates       each gate's figures
     └─ rollout     share, e-values, lift and interval as curves over looks
        ├─ open at 0.05
@@ -36,8 +37,8 @@ from registry.mlflow_client import connect, experiment_id, in_one_line, mlflow_e
 from registry.rollout import Rollout
 from registry.snapshots import Snapshot
 
-StepName = Literal["drift", "snapshot", "train", "distil", "gates", "rollout"]
-STEPS: tuple[StepName, ...] = ("drift", "snapshot", "train", "distil", "gates", "rollout")
+StepName = Literal["drift", "snapshot", "train", "distil", "align", "gates", "rollout"]
+STEPS: tuple[StepName, ...] = ("drift", "snapshot", "train", "distil", "align", "gates", "rollout")
 _BATCH = 1000  # metrics in one call, MLflow's limit
 _RECORDED = "evermoe.recorded"  # on a rollout's run: the revision up to which all is logged
 _creating = threading.Lock()

@@ -30,5 +30,17 @@ def test_nothing_is_lost_and_order_is_kept() -> None:
     assert [example.text for example in found.train] == [r.text for r in rows if not is_held_out(r.text)]
 
 
+def test_thumbs_and_bare_texts_are_no_examples_and_none_that_is_held_out_is_learned_from() -> None:
+    at = datetime(2025, 6, 2, tzinfo=UTC)
+    thumbs = [SnapshotRow(f"text {n}", None, "ann", at, "test", answer="a", score=n % 2) for n in range(40)]
+    bare = [SnapshotRow(f"text {n}", None, "ann", at, "test") for n in range(40)]
+    found = split([*thumbs, *bare])
+    assert (found.train, found.held_out) == ((), {})
+    assert [thumb.up for thumb in found.thumbs[:4]] == [False, False, True, False]  # 0, 2, 3, 4: text 1 is held out
+    assert [thumb.text for thumb in found.thumbs] == list(found.texts)
+    assert not any(is_held_out(text) for text in found.texts)
+    assert len(found.texts) == 38
+
+
 def test_the_choice_does_not_depend_on_the_machine() -> None:
     assert [number for number in range(40) if is_held_out(f"text {number}")] == [1, 28]

@@ -44,6 +44,7 @@ SMALL = {
         "expert_size": 16,
         "shared_expert_size": 16,
         "max_length": 32,
+        "token_dropout": 0.0,
     },
     "base": {"epochs": 6, "learning_rate": 1.0e-2},
     "update": {"epochs": 6, "distil_epochs": 6, "learning_rate": 5.0e-3, "distil_learning_rate": 5.0e-3},
@@ -80,8 +81,8 @@ class Platform:
     folder: Path
     asked: int = 0
 
-    def ask(self, at: datetime, text: str, label: str, answer: str, tell: bool = True) -> None:
-        """One request as the gateway would log it, with its feedback an hour later."""
+    def ask(self, at: datetime, text: str, label: str, answer: str, tell: bool = True, thumb: bool = False) -> None:
+        """One request as the gateway would log it, with its feedback an hour later: the right label, or a thumb alone."""
         self.asked += 1
         id, unit, plan = f"clsf-{self.asked}", f"unit-{self.asked}", self.parts.ledger.plan()
         champion = self.parts.versions.champion()
@@ -113,7 +114,9 @@ class Platform:
                 shadow=shadow,
             )
         )
-        if tell:
+        if thumb:
+            self.parts.events.record(Feedback(f"told-{id}", id, at + timedelta(hours=1), float(label == answer), None))
+        elif tell:
             self.parts.events.record(Feedback(f"told-{id}", id, at + timedelta(hours=1), None, label))
 
 
@@ -149,6 +152,10 @@ def platform(prefect: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             for number, (text, label) in enumerate(itertools.islice(texts(*OLD, "web.page"), 240)):
                 if label == "web.page" or number % 2:
                     found.ask(begin + timedelta(hours=2.5 * number), text, label, answer="db.sql")
+            for number, (text, label) in enumerate(itertools.islice(texts(*OLD), 240, 280)):
+                found.ask(
+                    begin + timedelta(hours=10 * number), text, label, answer="db.sql", tell=False, thumb=number % 4 > 0
+                )
             yield found
     settings.cache_clear()
 
@@ -224,7 +231,9 @@ def test_a_month_becomes_a_challenger_on_trial_with_its_lineage(platform: Platfo
     parts, now = platform.parts, end_of("2025-06")
     assert monthly("2025-06", now) == "2"
     version, snapshot = parts.versions.get("2"), parts.snapshots.get("2025-06")
-    assert (version.parent, version.aliases, version.tags["evermoe.gates"]) == ("1", ("challenger",), "passed")
+    assert (version.parent, version.aliases, version.tags["evermoe.gates"]) == ("1", ("challenger",), "passed"), (
+        version.tags.get("evermoe.gates_failed")
+    )
     assert version.tags["evermoe.learned"] == "base,2025-06"
     assert json.loads(version.tags["evermoe.dvc"])["2025-06"] == snapshot.md5
     assert "New labels: web.page" in version.description

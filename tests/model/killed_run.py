@@ -37,7 +37,14 @@ RECIPE = Recipe(epochs=8, batch_size=8, learning_rate=5e-3, text_loss_weight=0.1
 def config() -> MoeConfig:
     """A decoder as small as it gets."""
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_experts": 8, "num_experts_per_tok": 2}
-    return MoeConfig(vocab_size=300, moe_intermediate_size=8, shared_expert_size=8, max_position_embeddings=64, **sizes)
+    return MoeConfig(
+        vocab_size=300,
+        moe_intermediate_size=8,
+        shared_expert_size=8,
+        max_position_embeddings=64,
+        token_dropout=0.1,
+        **sizes,
+    )
 
 
 def train(

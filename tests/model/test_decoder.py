@@ -174,3 +174,26 @@ def test_beams_keep_their_own_past() -> None:
     beams = network.generate(tokens, max_new_tokens=6, num_beams=3, do_sample=False, eos_token_id=None)
     slow = network.generate(tokens, max_new_tokens=6, num_beams=3, do_sample=False, eos_token_id=None, use_cache=False)
     assert torch.equal(beams, slow)
+
+
+def test_training_leaves_tokens_blank_by_chance_and_answering_leaves_none() -> None:
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 8,
+    }
+    network = MoeForCausalLM(MoeConfig(**sizes, token_dropout=0.5))
+    token_BS = torch.randint(3, 50, (64, 16))
+    seen: list[torch.Tensor] = []
+    network.blocks[0].register_forward_pre_hook(lambda block, given: seen.append(given[0]))
+    with torch.no_grad():
+        network.train()(token_BS)
+        network.eval()(token_BS)
+    blank = [(x_BSD == 0).all(-1).float().mean().item() for x_BSD in seen]
+    assert 0.4 < blank[0] < 0.6
+    assert blank[1] == 0
+    kept = ~(seen[0] == 0).all(-1)
+    assert torch.equal(seen[0][kept], seen[1][kept])
