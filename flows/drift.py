@@ -40,7 +40,9 @@ def drift(now: datetime | None = None) -> Seen:
             raise NotReady("there is no champion to compare with; make a base first: `evermoe demo`, or see the README")
         policy = DriftPolicy(**parts.params.drift.model_dump())
         current = window(parts, now, policy.window_days)
-        reference = [Observed(row.text, row.label) for row in learned_rows(parts.snapshots, champion)]
+        reference = [
+            Observed(row.text, row.label) for row in learned_rows(parts.snapshots, champion) if row.label is not None
+        ]
         verdict = judge(parts, reference[-policy.reference_rows :], current, policy, now)
         month = month_to_learn(parts, now)
         announced = verdict.drifted and worth_starting(parts, champion.version, month)

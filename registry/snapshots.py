@@ -196,7 +196,13 @@ def _line(row: SnapshotRow) -> bytes:
     if row.at.tzinfo is None:
         raise ValueError(f"{row.at} has no time zone")
     at = row.at.astimezone(UTC).isoformat(timespec="microseconds")
-    content = {"at": at, "text": row.text, "label": row.label, "unit": row.unit, "source": row.source}
+    content: dict[str, str | float | None] = {
+        "at": at,
+        "text": row.text,
+        "label": row.label,
+        "unit": row.unit,
+        "source": row.source,
+    }
     if row.score is not None:
         content |= {"answer": row.answer, "score": row.score}
     try:
