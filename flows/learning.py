@@ -11,12 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from evermoe.settings import UpdateParams
+from flows.caps import capped
 from flows.examples import Split, split
 from model import Checkpoints, Example, LanguageModel, Recipe, distil, mix, train_month
 from model.learn import Report
 from registry.snapshots import SnapshotRow
-
-LOOK_BACK_MONTHS = 12
 
 
 @dataclass(frozen=True)
@@ -30,16 +29,25 @@ class Material:
 
 
 def compose(
-    fresh: Iterable[SnapshotRow], known: Iterable[SnapshotRow], params: UpdateParams, examples_per_month: int
+    fresh: Iterable[SnapshotRow],
+    known: Iterable[SnapshotRow],
+    params: UpdateParams,
+    examples_per_month: int,
+    examples_in_all: int | None = None,
 ) -> Material:
     """3 parts of what the champion has not learned, 7 parts of what it has; one row in seven of both kept for the examination.
 
-    `fresh` and `known` are in the order of time. Of each past month at most `examples_per_month` examine.
+    `fresh` and `known` are in the order of time. Every past month examines, with at most `examples_per_month`, and with fewer
+    where all of them together would be more than `examples_in_all`.
     """
+    known, fresh = capped(known, fresh, params.unit_share, params.unit_rows)
     new: Split = split(fresh)
     old: Split = split(known)
     domain, past = mix(new.train, old.train, params.domain_share, random.Random(params.seed)) if new.train else ([], [])
-    past_exam = {month: old.held_out[month][:examples_per_month] for month in sorted(old.held_out)[-LOOK_BACK_MONTHS:]}
+    most = examples_per_month
+    while examples_in_all and most > 1 and sum(min(most, len(one)) for one in old.held_out.values()) > examples_in_all:
+        most -= 1
+    past_exam = {month: old.held_out[month][:most] for month in sorted(old.held_out)}
     return Material(tuple(domain), tuple(past), new.examination, past_exam)
 
 

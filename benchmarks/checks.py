@@ -1,0 +1,198 @@
+"""How often the checks stop a clean month, and how often a poisoned one: every month of a real stream, looked at as it came.
+
+    python -m benchmarks.checks [--seeds N] [--json]
+
+Streams: the change notes of `ansible` with their collection as the label (the demo's task), and the same notes with their kind
+(bugfixes, minor_changes ...) instead: few labels, which overlap. The poisons, each in every month: labels flipped at random
+(30% and 15%, to any other label known, `--seeds` draws); the month's texts replaced by messages in another language (Django's
+translations, brought once like the stream), all or half of them; one unit sending half of the rows. The past is what was
+clean: a month that was stopped counts as learned after a reviewer let it pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gettext
+import io
+import json
+import random
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from evermoe.packages import Package, bring
+from evermoe.quiet import silence
+from evermoe.settings import load_params, settings
+from monitoring.checks import CHECKS, LABEL_NOISE, LANGUAGE, ONE_UNIT, CheckPolicy, Figures, figures, inspect, medians
+from streams import ansible, open_stream
+
+FIRST = 1000  # rows that are learned before the first month is looked at
+LEAST = 100  # rows of a month that is looked at
+DJANGO = Package(
+    "Django==5.2",
+    "Django-5.2-py3-none-any.whl",
+    "91ceed4e3a6db5aedced65e3c8f963118ea9ba753fc620831c77074e620e7d83",
+    8_301_361,
+)
+LANGUAGES = ("fr", "de", "ru", "zh_Hans")
+
+
+@dataclass(frozen=True)
+class Told:
+    """A labelled text and who sent it."""
+
+    text: str
+    label: str
+    unit: str | None
+
+
+Month = list[Told]
+
+
+def collections(cache: Path) -> dict[str, Month]:
+    """The stream `ansible`, month by month."""
+    found: dict[str, Month] = {}
+    for record in open_stream("ansible", path=None, cache=cache).records():
+        if record.label is not None:
+            found.setdefault(f"{record.at:%Y-%m}", []).append(Told(record.text, record.label, record.unit))
+    return found
+
+
+def kinds(cache: Path) -> dict[str, Month]:
+    """The same notes, with the kind of change as the label."""
+    notes: dict[tuple[str, str], tuple[str, Told]] = {}
+    with zipfile.ZipFile(ansible.bring_wheel(cache)) as wheel:
+        for name in sorted(filter(ansible.CHANGELOG.fullmatch, wheel.namelist())):
+            releases = yaml.load(wheel.read(name), Loader=ansible.YAML_LOADER).get("releases") or {}
+            for release in releases.values() if isinstance(releases, dict) else releases:
+                day, changes = ansible._day(release.get("release_date")), release.get("changes")
+                if day is None or not isinstance(changes, dict):
+                    continue
+                for kind in changes:
+                    for note in ansible._texts({kind: changes[kind]}):
+                        text = ansible.without_addresses(note)
+                        if text.strip():
+                            notes.setdefault((text, kind), (str(day), Told(text, kind, ansible.asked_by(note))))
+    found: dict[str, Month] = {}
+    for day, told in sorted(notes.values(), key=lambda one: one[0]):
+        found.setdefault(day[:7], []).append(told)
+    return found
+
+
+def messages(cache: Path, language: str) -> list[str]:
+    """Sentences in a language, of Django's translations."""
+    found: set[str] = set()
+    with zipfile.ZipFile(bring(DJANGO, cache)) as wheel:
+        for name in wheel.namelist():
+            if f"/locale/{language}/" in name and name.endswith(".mo"):
+                catalog = gettext.GNUTranslations(io.BytesIO(wheel.read(name)))._catalog  # type: ignore[attr-defined]
+                found |= {text for key, text in catalog.items() if key and isinstance(text, str) and len(text) > 15}
+    return sorted(found)
+
+
+def flipped(rows: Month, labels: Sequence[str], share: float, generator: random.Random) -> Month:
+    """So many labels, each replaced by any other one."""
+    chosen = set(generator.sample(range(len(rows)), round(share * len(rows))))
+    return [
+        replace(row, label=generator.choice([label for label in labels if label != row.label])) if n in chosen else row
+        for n, row in enumerate(rows)
+    ]
+
+
+def translated(rows: Month, sentences: Sequence[str], share: float, generator: random.Random) -> Month:
+    """So many texts, each replaced by a sentence in another language."""
+    chosen = set(generator.sample(range(len(rows)), round(share * len(rows))))
+    return [replace(row, text=generator.choice(sentences)) if n in chosen else row for n, row in enumerate(rows)]
+
+
+def taken_over(rows: Month, generator: random.Random) -> Month:
+    """Half of the rows sent by one unit that was never seen."""
+    chosen = set(generator.sample(range(len(rows)), len(rows) // 2))
+    return [replace(row, unit="one unit") if n in chosen else row for n, row in enumerate(rows)]
+
+
+Poison = Callable[[Month, Sequence[str], random.Random], Month]
+
+
+def poisons(cache: Path, seeds: int) -> Iterator[tuple[str, str, int, Poison]]:
+    """Name, the check that should stop it, a seed, and how it is done."""
+    for share in (0.3, 0.15):
+        for seed in range(seeds):
+            yield (
+                f"{share:.0%} of the labels flipped",
+                LABEL_NOISE,
+                seed,
+                lambda rows, labels, generator, share=share: flipped(rows, labels, share, generator),
+            )
+    for language in LANGUAGES:
+        sentences = messages(cache, language)
+        for words, share in (("another language", 1.0), ("half of it in another language", 0.5)):
+            yield (
+                words,
+                LANGUAGE,
+                0,
+                lambda rows, labels, generator, share=share, sentences=sentences: translated(
+                    rows, sentences, share, generator
+                ),
+            )
+    yield "one unit sends half", ONE_UNIT, 0, lambda rows, labels, generator: taken_over(rows, generator)
+
+
+def measure(months: dict[str, Month], policy: CheckPolicy, cache: Path, seeds: int) -> dict[str, object]:
+    """False alarms of each check on the clean months, and the share of each poison's months that its check stopped."""
+    false: dict[str, list[str]] = {name: [] for name in CHECKS}
+    stopped: dict[str, list[bool]] = {}
+    known: Month = []
+    seen: list[Figures] = []
+    looked_at: list[str] = []
+    ways = list(poisons(cache, seeds))
+    for month, rows in months.items():
+        usual = medians(seen[-policy.past_months :])
+        if len(known) >= FIRST and len(rows) >= LEAST:
+            looked_at.append(month)
+            for check in inspect(rows, known, usual, policy):
+                if not check.passed:
+                    false[check.name].append(month)
+            labels = sorted({row.label for row in (*known, *rows)})
+            for words, name, seed, poison in ways:
+                poisoned = poison(rows, labels, random.Random(f"{month}-{seed}"))
+                stopped.setdefault(words, []).append(not CHECKS[name](poisoned, known, usual, policy).passed)
+        if min(len(rows), len(known)) >= policy.min_rows:
+            seen.append(figures(rows, known, policy))
+        known += rows
+    return {
+        "months": len(looked_at),
+        "first": looked_at[0],
+        "last": looked_at[-1],
+        "false_alarms": false,
+        "stopped": {words: {"share": sum(hits) / len(hits), "of": len(hits)} for words, hits in stopped.items()},
+    }
+
+
+def main() -> None:
+    """Both streams, as a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3, help="how often each month's labels are flipped anew")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    silence()
+    cache = settings().cache
+    policy = CheckPolicy(**load_params().checks.model_dump())
+    streams = {"ansible, by collection": collections(cache), "ansible, by kind of change": kinds(cache)}
+    found = {name: measure(months, policy, cache, options.seeds) for name, months in streams.items()}
+    if options.json:
+        print(json.dumps(found))
+        return
+    for name, shown in found.items():
+        print(f"{name}: {shown['months']} months of {LEAST} rows or more, {shown['first']} to {shown['last']}")
+        for check, months in shown["false_alarms"].items():  # type: ignore[attr-defined]
+            print(f"  {check:<34} clean months stopped: {len(months)} {', '.join(months)}")
+        for poison, told in shown["stopped"].items():  # type: ignore[attr-defined]
+            print(f"  {poison:<34} stopped: {told['share']:.1%} of {told['of']}")
+
+
+if __name__ == "__main__":
+    main()
