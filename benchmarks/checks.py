@@ -1,12 +1,16 @@
 """How often the checks stop a clean month, and how often a poisoned one: every month of a real stream, looked at as it came.
 
-    python -m benchmarks.checks [--seeds N] [--json]
+    python -m benchmarks.checks [--seeds N] [--rows N] [--json]
 
 Streams: the change notes of `ansible` with their collection as the label (the demo's task), and the same notes with their kind
 (bugfixes, minor_changes ...) instead: few labels, which overlap. The poisons, each in every month: labels flipped at random
 (30% and 15%, to any other label known, `--seeds` draws); the month's texts replaced by messages in another language (Django's
 translations, brought once like the stream), all or half of them; one unit sending half of the rows. The past is what was
-clean: a month that was stopped counts as learned after a reviewer let it pass.
+clean: a month that was stopped counts as learned after a reviewer let it pass. With `--rows` each month that is looked at is
+thinned to so many rows, to see what a small month can tell.
+
+And of the gate `every past month`: how often it fails a challenger that is as good as the champion, and one that forgot a month,
+by the number of months and of rows; exact, from the binomial distribution.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import json
 import random
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -26,6 +30,7 @@ import yaml
 from evermoe.packages import Package, bring
 from evermoe.quiet import silence
 from evermoe.settings import load_params, settings
+from model.gates import standard_errors
 from monitoring.checks import CHECKS, LABEL_NOISE, LANGUAGE, ONE_UNIT, CheckPolicy, Figures, figures, inspect, medians
 from streams import ansible, open_stream
 
@@ -141,7 +146,9 @@ def poisons(cache: Path, seeds: int) -> Iterator[tuple[str, str, int, Poison]]:
     yield "one unit sends half", ONE_UNIT, 0, lambda rows, labels, generator: taken_over(rows, generator)
 
 
-def measure(months: dict[str, Month], policy: CheckPolicy, cache: Path, seeds: int) -> dict[str, object]:
+def measure(
+    months: dict[str, Month], policy: CheckPolicy, cache: Path, seeds: int, thinned: int | None
+) -> dict[str, object]:
     """False alarms of each check on the clean months, and the share of each poison's months that its check stopped."""
     false: dict[str, list[str]] = {name: [] for name in CHECKS}
     stopped: dict[str, list[bool]] = {}
@@ -153,6 +160,8 @@ def measure(months: dict[str, Month], policy: CheckPolicy, cache: Path, seeds: i
         usual = medians(seen[-policy.past_months :])
         if len(known) >= FIRST and len(rows) >= LEAST:
             looked_at.append(month)
+            whole = rows
+            rows = random.Random(month).sample(whole, min(thinned, len(whole))) if thinned else whole
             for check in inspect(rows, known, usual, policy):
                 if not check.passed:
                     false[check.name].append(month)
@@ -160,6 +169,7 @@ def measure(months: dict[str, Month], policy: CheckPolicy, cache: Path, seeds: i
             for words, name, seed, poison in ways:
                 poisoned = poison(rows, labels, random.Random(f"{month}-{seed}"))
                 stopped.setdefault(words, []).append(not CHECKS[name](poisoned, known, usual, policy).passed)
+            rows = whole
         if min(len(rows), len(known)) >= policy.min_rows:
             seen.append(figures(rows, known, policy))
         known += rows
@@ -172,19 +182,57 @@ def measure(months: dict[str, Month], policy: CheckPolicy, cache: Path, seeds: i
     }
 
 
+@dataclass(frozen=True)
+class Chance:
+    """Of the gate `every past month`: how often it stops an equal challenger, and one that lost `points` in one month."""
+
+    months: int
+    rows: int
+    differ: float
+    equal: float
+    forgot: float
+
+
+def gate_chances(limit: float, points: float = 30.0) -> list[Chance]:
+    """For few and many months of few and many rows, where the two models differ by chance on a share of the rows."""
+    from scipy.stats import binom
+
+    def fails(months: int, rows: int, gained: float, lost: float) -> float:
+        """One of so many months, in which each row is lost or gained with these chances."""
+        total = 0.0
+        for differing in range(rows + 1):
+            some = float(binom.pmf(differing, rows, gained + lost))
+            for losses in range(differing + 1):
+                net = 2 * losses - differing
+                if net - standard_errors(months) * differing**0.5 > limit * rows / 100:
+                    total += some * float(binom.pmf(losses, differing, lost / (gained + lost)))
+        return total
+
+    found = []
+    for months in (12, 72):
+        for rows in (28, 60):
+            for differ in (0.1, 0.2):
+                by_chance = fails(months, rows, differ / 2, differ / 2)
+                forgot = fails(months, rows, differ / 2, differ / 2 + points / 100)
+                found.append(Chance(months, rows, differ, 1 - (1 - by_chance) ** months, forgot))
+    return found
+
+
 def main() -> None:
-    """Both streams, as a table."""
+    """Both streams, and the gate, as tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="how often each month's labels are flipped anew")
+    parser.add_argument("--rows", type=int, help="thin each month that is looked at to so many rows")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     silence()
     cache = settings().cache
     policy = CheckPolicy(**load_params().checks.model_dump())
     streams = {"ansible, by collection": collections(cache), "ansible, by kind of change": kinds(cache)}
-    found = {name: measure(months, policy, cache, options.seeds) for name, months in streams.items()}
+    found = {name: measure(months, policy, cache, options.seeds, options.rows) for name, months in streams.items()}
+    chances = gate_chances(load_params().gates.past_month_loss)
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps({"streams": found, "every_past_month": [asdict(one) for one in chances]}))
         return
     for name, shown in found.items():
         print(f"{name}: {shown['months']} months of {LEAST} rows or more, {shown['first']} to {shown['last']}")
@@ -192,6 +240,12 @@ def main() -> None:
             print(f"  {check:<34} clean months stopped: {len(months)} {', '.join(months)}")
         for poison, told in shown["stopped"].items():  # type: ignore[attr-defined]
             print(f"  {poison:<34} stopped: {told['share']:.1%} of {told['of']}")
+    print("every past month: how often the gate stops a challenger")
+    for one in chances:
+        print(
+            f"  {one.months} months of {one.rows} rows, {one.differ:.0%} answered differently by chance: "
+            f"as good {one.equal:.1%}, 30 points lost on one month {one.forgot:.1%}"
+        )
 
 
 if __name__ == "__main__":

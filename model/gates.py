@@ -2,8 +2,9 @@
 
 A past month is examined on a few dozen held-out examples, so its figure is noisy and the worst of twelve is noisier. A loss
 on the past therefore fails a challenger when it is beyond its limit by two standard errors of the paired comparison: the more
-examples, the closer the gate comes to its limit. Where it fails: on very few examples it lets a real loss pass, and only the
-rollout sees it. Slices (model/slices.py) are held the same way, on the new and the past rows together. The calibration error,
+examples, the closer the gate comes to its limit. The worst of many months is by chance worse than the worst of a few, so beyond
+a year of them it takes more (`standard_errors`). Slices (model/slices.py) are held as a month is, on the new and the past rows
+together. Where it fails: on very few examples it lets a real loss pass, and only the rollout sees it. The calibration error,
 whose chance is never below 0, is held against what a perfectly calibrated model shows.
 """
 
@@ -12,12 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import NormalDist, fmean
 
 from model.evaluate import Evaluation
 from model.slices import LONG_TEXTS, RARE_LABELS, SHORT_TEXTS
 
 STANDARD_ERRORS = 2.0
+MONTHS = 12
+"""Past months up to which the worst is held against `STANDARD_ERRORS`."""
 SHOWN = 5
 NEW_MONTH, EVERY_MONTH, PAST_AVERAGE = "new month", "every past month", "past on average"
 CALIBRATION, LATENCY, MEMORY = "calibration", "latency", "memory"
@@ -93,6 +96,17 @@ def judge(champion: Contest, challenger: Contest, limits: Limits) -> tuple[Gate,
     )
 
 
+def standard_errors(months: int) -> float:
+    """How many the worst of so many months is held against: two for a year, 2.35 for six.
+
+    The tail falls with the root of the months. That keeps an equal challenger's chance to fail at that of a year, 2% where the
+    models differ on a fifth of the rows (`python -m benchmarks.checks`); in full (Bonferroni) it would fall to a tenth of that,
+    since a loss must be beyond its limit too, and half of the real losses would pass.
+    """
+    normal = NormalDist()
+    return normal.inv_cdf(1 - (1 - normal.cdf(STANDARD_ERRORS)) * math.sqrt(MONTHS / max(MONTHS, months)))
+
+
 def lost(champion: Evaluation, challenger: Evaluation) -> tuple[Lost, ...]:
     """Every example that the champion answers right and the challenger wrong."""
     return tuple(
@@ -122,7 +136,8 @@ def _past_months(champion: Contest, challenger: Contest, limits: Limits) -> list
     }
     if not losses:
         return []
-    worst = max(losses, key=lambda month: losses[month].certain)
+    errors = standard_errors(len(losses))
+    worst = max(losses, key=lambda month: losses[month].beyond(errors))
     average = _Loss(
         fmean(loss.points for loss in losses.values()),
         math.hypot(*(loss.error for loss in losses.values())) / len(losses),
@@ -131,10 +146,11 @@ def _past_months(champion: Contest, challenger: Contest, limits: Limits) -> list
     return [
         _gate(
             EVERY_MONTH,
-            losses[worst].certain <= limits.past_month_loss,
+            losses[worst].beyond(errors) <= limits.past_month_loss,
             losses[worst].points,
             limits.past_month_loss,
-            f"loses {{:.1f}} ± {losses[worst].noise:.1f} points on {worst}, the worst of {len(losses)} months, may lose {{:.1f}}",
+            f"loses {{:.1f}} ± {errors * losses[worst].error:.1f} points on {worst}, the worst of {len(losses)} months, "
+            "may lose {:.1f}",
             lost(champion.past[worst], challenger.past[worst]),
         ),
         _gate(
@@ -188,7 +204,11 @@ class _Loss:
     @property
     def certain(self) -> float:
         """The loss that is beyond what chance may do."""
-        return self.points - self.noise
+        return self.beyond(STANDARD_ERRORS)
+
+    def beyond(self, errors: float) -> float:
+        """The loss that is beyond so many standard errors."""
+        return self.points - errors * self.error
 
 
 def _loss(champion: Evaluation, challenger: Evaluation) -> _Loss:

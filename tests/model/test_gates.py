@@ -9,7 +9,7 @@ import pytest
 
 from model import Evaluation, Example, judge
 from model.evaluate import calibration_error, calibration_noise
-from model.gates import GATES, Contest, Limits, Lost
+from model.gates import GATES, Contest, Limits, Lost, standard_errors
 
 LIMITS = Limits(0.0, 5.0, 2.0, 0.25, 1.5, 1.2)
 
@@ -54,6 +54,18 @@ def test_a_loss_that_chance_explains_passes_and_the_same_loss_on_more_examples_f
         lost = {"2021-01": figures(0.6, examples=examples)}
         gates = judge(dataclasses.replace(CHAMPION, past=past), dataclasses.replace(BETTER, past=lost), LIMITS)
         assert [gate.name for gate in gates if not gate.passed] == verdict
+
+
+def test_the_worst_of_many_months_must_be_worse_than_the_worst_of_a_few() -> None:
+    def verdict(months: int) -> bool:
+        past = {f"month {number}": figures(0.8) for number in range(months)}
+        lost = {**past, "month 0": figures(0.62)}  # 9 of 50, beyond two standard errors and the limit by a point
+        gates = judge(dataclasses.replace(CHAMPION, past=past), dataclasses.replace(BETTER, past=lost), LIMITS)
+        return {gate.name: gate.passed for gate in gates}["every past month"]
+
+    assert not verdict(12)
+    assert verdict(72)
+    assert standard_errors(12) == pytest.approx(2.0)
 
 
 def test_examples_that_both_get_right_or_wrong_are_no_evidence_of_a_loss() -> None:
