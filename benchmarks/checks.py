@@ -1,13 +1,15 @@
 """How often the checks stop a clean month, and how often a poisoned one: every month of a real stream, looked at as it came.
 
-    python -m benchmarks.checks [--seeds N] [--rows N] [--json]
+    python -m benchmarks.checks [--repository PATH] [--seeds N] [--rows N] [--json]
 
 Streams: the change notes of `ansible` with their collection as the label (the demo's task), and the same notes with their kind
-(bugfixes, minor_changes ...) instead: few labels, which overlap. The poisons, each in every month: labels flipped at random
-(30% and 15%, to any other label known, `--seeds` draws); the month's texts replaced by messages in another language (Django's
-translations, brought once like the stream), all or half of them; one unit sending half of the rows. The past is what was
-clean: a month that was stopped counts as learned after a reviewer let it pass. With `--rows` each month that is looked at is
-thinned to so many rows, to see what a small month can tell.
+(bugfixes, minor_changes ...) instead: few labels, which overlap. With `--repository` also the commits of a Git repository, where
+a few authors send most; its months of `min_rows` commits or more are looked at.
+
+The poisons, each in every month: labels flipped at random (30% and 15%, to any other label known, `--seeds` draws); the texts
+replaced by messages in another language (Django's translations, brought once like the stream), all or half of them; one unit
+sending half of the rows. The past is what was clean: a month that was stopped counts as learned after a reviewer let it pass.
+With `--rows` each month that is looked at is thinned to so many rows, to see what a small month can tell.
 
 And of the gate `every past month`: how often it fails a challenger that is as good as the champion, and one that forgot a month,
 by the number of months and of rows; exact, from the binomial distribution.
@@ -31,7 +33,7 @@ from evermoe.packages import Package, bring
 from evermoe.quiet import silence
 from evermoe.settings import load_params, settings
 from model.gates import standard_errors
-from monitoring.checks import CHECKS, LABEL_NOISE, LANGUAGE, ONE_UNIT, CheckPolicy, Figures, figures, inspect, medians
+from monitoring.checks import CHECKS, LABEL_NOISE, LANGUAGE, ONE_UNIT, CheckPolicy, inspect, thinned, usual_figures
 from streams import ansible, open_stream
 
 FIRST = 1000  # rows that are learned before the first month is looked at
@@ -84,6 +86,15 @@ def kinds(cache: Path) -> dict[str, Month]:
     found: dict[str, Month] = {}
     for day, told in sorted(notes.values(), key=lambda one: one[0]):
         found.setdefault(day[:7], []).append(told)
+    return found
+
+
+def commits(repository: Path) -> dict[str, Month]:
+    """The stream `git`, month by month."""
+    found: dict[str, Month] = {}
+    for record in open_stream("git", path=repository, cache=settings().cache).records():
+        if record.label is not None:
+            found.setdefault(f"{record.at:%Y-%m}", []).append(Told(record.text, record.label, record.unit))
     return found
 
 
@@ -147,21 +158,21 @@ def poisons(cache: Path, seeds: int) -> Iterator[tuple[str, str, int, Poison]]:
 
 
 def measure(
-    months: dict[str, Month], policy: CheckPolicy, cache: Path, seeds: int, thinned: int | None
+    months: dict[str, Month], policy: CheckPolicy, cache: Path, seeds: int, least: int, most: int | None
 ) -> dict[str, object]:
     """False alarms of each check on the clean months, and the share of each poison's months that its check stopped."""
     false: dict[str, list[str]] = {name: [] for name in CHECKS}
     stopped: dict[str, list[bool]] = {}
     known: Month = []
-    seen: list[Figures] = []
+    past: list[Month] = []
     looked_at: list[str] = []
     ways = list(poisons(cache, seeds))
     for month, rows in months.items():
-        usual = medians(seen[-policy.past_months :])
-        if len(known) >= FIRST and len(rows) >= LEAST:
+        if len(known) >= FIRST and len(rows) >= least:
             looked_at.append(month)
             whole = rows
-            rows = random.Random(month).sample(whole, min(thinned, len(whole))) if thinned else whole
+            rows = list(thinned(whole, most or len(whole)))
+            usual = usual_figures(past, len(rows), policy)
             for check in inspect(rows, known, usual, policy):
                 if not check.passed:
                     false[check.name].append(month)
@@ -170,8 +181,7 @@ def measure(
                 poisoned = poison(rows, labels, random.Random(f"{month}-{seed}"))
                 stopped.setdefault(words, []).append(not CHECKS[name](poisoned, known, usual, policy).passed)
             rows = whole
-        if min(len(rows), len(known)) >= policy.min_rows:
-            seen.append(figures(rows, known, policy))
+        past.append(rows)
         known += rows
     return {
         "months": len(looked_at),
@@ -221,6 +231,7 @@ def gate_chances(limit: float, points: float = 30.0) -> list[Chance]:
 def main() -> None:
     """Both streams, and the gate, as tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repository", type=Path, help="look at the commits of this Git repository too")
     parser.add_argument("--seeds", type=int, default=3, help="how often each month's labels are flipped anew")
     parser.add_argument("--rows", type=int, help="thin each month that is looked at to so many rows")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -229,13 +240,20 @@ def main() -> None:
     cache = settings().cache
     policy = CheckPolicy(**load_params().checks.model_dump())
     streams = {"ansible, by collection": collections(cache), "ansible, by kind of change": kinds(cache)}
-    found = {name: measure(months, policy, cache, options.seeds, options.rows) for name, months in streams.items()}
+    if options.repository:
+        streams["commits"] = commits(options.repository)
+    found = {
+        name: measure(
+            months, policy, cache, options.seeds, policy.min_rows if name == "commits" else LEAST, options.rows
+        )
+        for name, months in streams.items()
+    }
     chances = gate_chances(load_params().gates.past_month_loss)
     if options.json:
         print(json.dumps({"streams": found, "every_past_month": [asdict(one) for one in chances]}))
         return
     for name, shown in found.items():
-        print(f"{name}: {shown['months']} months of {LEAST} rows or more, {shown['first']} to {shown['last']}")
+        print(f"{name}: {shown['months']} months, {shown['first']} to {shown['last']}")
         for check, months in shown["false_alarms"].items():  # type: ignore[attr-defined]
             print(f"  {check:<34} clean months stopped: {len(months)} {', '.join(months)}")
         for poison, told in shown["stopped"].items():  # type: ignore[attr-defined]

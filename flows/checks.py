@@ -43,8 +43,10 @@ def check_rows(parts: Parts, champion: Version, fresh: Sequence[str], period: st
     policy = CheckPolicy(**parts.params.checks.model_dump())
     past = by_month(merged(parts.snapshots, learned(champion)))
     known = [row for month in past for row in month]
-    usual = usual_figures(past, policy)
-    found = {name: inspect(parts.snapshots.load(name), known, usual, policy) for name in fresh}
+    months = {name: parts.snapshots.load(name) for name in fresh}
+    found = {
+        name: inspect(rows, known, usual_figures(past, len(rows), policy), policy) for name, rows in months.items()
+    }
     allowed = set(override.names) if override else set()
     failed = {name: [check for check in checks if not check.passed] for name, checks in found.items()}
     stopping = tuple(check for check in failed.get(period, []) if check.name not in allowed)

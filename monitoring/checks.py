@@ -1,16 +1,17 @@
 """Whether a month's rows are fit to be learned: are its labels drawn by lot, is it in a foreign language, is it one unit's.
 
 Each check is one figure of the month, held against the same figure of the past months, each of which is looked at as it was
-then: with only its own past. What counts is the excess, (figure - usual) / (most - usual), one standard error taken off: 0 is
-a month like the others, 1 is as bad as can be. So a stream that is always hard, always full of new words or always one
-author's is measured by itself, and few rows must be worse than many to be stopped.
+then: with only its own past, and thinned to as many rows. What counts is the excess, (figure - usual) / (most - usual), less
+one standard error, of the month's rows and of how the past months differ: 0 is a month like the others, 1 is as bad as can be.
+So a stream that is always hard, always full of new words or always one author's is measured by itself, and few rows must be
+worse than many to be stopped.
 
 `label noise`: how badly a row's label fits its text, which is the share of the month's labels that fit better. A label fits by
 the cosine of the text's word weights and the sum of those of its rows (Rocchio), the row itself left out; among the month's
 labels a right one stands near the top even in a month of new teams, a label drawn by lot anywhere.
 `language`: the share of a text's words that no text before the month has.
-`one unit`: the largest share of the rows that one unit sent. Usual is what that unit sent before, or the largest share of
-an ordinary month, whichever is more.
+`one unit`: the largest share of the rows that one unit sent. Usual is what that unit sent before, or the largest share that
+any unit had in the last months, whichever is more: who sends most changes from month to month, as commits to a repository do.
 
 Where they fail: docs/gates.md, with the false alarms and the detections that were measured (`python -m benchmarks.checks`).
 Knows nothing of models, of where rows come from, or of what is done about a month that fails.
@@ -18,6 +19,7 @@ Knows nothing of models, of where rows come from, or of what is done about a mon
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -49,8 +51,8 @@ class Row(Protocol):
 
 @dataclass(frozen=True)
 class CheckPolicy:
-    """Limits of the excess over the usual, 0 to 1. A month of fewer than `min_rows` rows is too small to tell; usual is the
-    median of the last `past_months`; a label's place is learned from the last `known_rows` before the month."""
+    """Limits of the excess over the usual, 0 to 1. A month of fewer than `min_rows` rows is too small to tell; usual is what
+    the last `past_months` were; a label's place is learned from the last `known_rows` before the month."""
 
     label_noise: float
     language: float
@@ -81,16 +83,43 @@ class Figures:
     one_unit: float
 
 
-def usual_figures(past: Sequence[Sequence[Row]], policy: CheckPolicy) -> Figures | None:
-    """The medians over the last months, each with its own past; None without a month that can be looked at."""
+@dataclass(frozen=True)
+class Usual:
+    """What a figure was in the last months, and by how much it moved from one to the next (a standard deviation)."""
+
+    value: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class UsualFigures:
+    """What each figure usually is."""
+
+    label_noise: Usual
+    language: Usual
+    one_unit: Usual
+
+
+def usual_figures(past: Sequence[Sequence[Row]], rows: int, policy: CheckPolicy) -> UsualFigures | None:
+    """What the last months were, each with its own past; None without a month that can be looked at.
+
+    Each is thinned to `rows`, as many as the month has that is to be compared: in few rows a new label has little to be known
+    by, so a small month is never like a large one.
+    """
     found: list[Figures] = []
     for place in range(len(past) - 1, 0, -1):
         before = [row for month in past[:place] for row in month]
         if min(len(past[place]), len(before)) >= policy.min_rows:
-            found.append(figures(past[place], before, policy))
+            found.append(figures(thinned(past[place], rows), before, policy))
         if len(found) == policy.past_months:
             break
-    return medians(found)
+    if not found:
+        return None
+    return UsualFigures(
+        _usual([one.label_noise for one in found]),
+        _usual([one.language for one in found]),
+        Usual(max(one.one_unit for one in found), 0.0),
+    )
 
 
 def figures(rows: Sequence[Row], known: Sequence[Row], policy: CheckPolicy) -> Figures:
@@ -100,23 +129,27 @@ def figures(rows: Sequence[Row], known: Sequence[Row], policy: CheckPolicy) -> F
     )
 
 
-def medians(found: Sequence[Figures]) -> Figures | None:
-    """Of each figure; None of nothing."""
-    if not found:
-        return None
-    return Figures(
-        median(one.label_noise for one in found),
-        median(one.language for one in found),
-        median(one.one_unit for one in found),
-    )
+def thinned(rows: Sequence[Row], count: int) -> Sequence[Row]:
+    """At most so many of the rows, evenly over the month."""
+    if len(rows) <= count:
+        return rows
+    return [rows[place * len(rows) // count] for place in range(count)]
 
 
-def inspect(rows: Sequence[Row], known: Sequence[Row], usual: Figures | None, policy: CheckPolicy) -> tuple[Check, ...]:
+def _usual(values: Sequence[float]) -> Usual:
+    """The median, and the spread by the median deviation from it, so that one odd month widens nothing."""
+    middle = median(values)
+    return Usual(middle, 1.4826 * median(abs(value - middle) for value in values))
+
+
+def inspect(
+    rows: Sequence[Row], known: Sequence[Row], usual: UsualFigures | None, policy: CheckPolicy
+) -> tuple[Check, ...]:
     """Every check of a month's `rows`, which came after the rows `known` (oldest first), against what is usual."""
     return tuple(look(rows, known, usual, policy) for look in CHECKS.values())
 
 
-def language(rows: Sequence[Row], known: Sequence[Row], usual: Figures | None, policy: CheckPolicy) -> Check:
+def language(rows: Sequence[Row], known: Sequence[Row], usual: UsualFigures | None, policy: CheckPolicy) -> Check:
     """Whether the month's words are known words."""
     if usual is None or len(rows) < policy.min_rows:
         return _too_few(LANGUAGE, rows, policy.language, policy)
@@ -124,28 +157,28 @@ def language(rows: Sequence[Row], known: Sequence[Row], usual: Figures | None, p
     worst = _worst(unseen)
     return _verdict(
         LANGUAGE,
-        _Seen(_mean(unseen), _error(unseen), usual.language, 1.0),
+        _Seen(_mean(unseen), math.hypot(_error(unseen), usual.language.spread), usual.language.value, 1.0),
         policy.language,
-        f"{_mean(unseen):.1%} of a text's words are in no text before, usually {usual.language:.1%}",
+        f"{_mean(unseen):.1%} of a text's words are in no text before, usually {usual.language.value:.1%}",
         tuple(_short(rows[row].text) for row in worst),
     )
 
 
-def label_noise(rows: Sequence[Row], known: Sequence[Row], usual: Figures | None, policy: CheckPolicy) -> Check:
+def label_noise(rows: Sequence[Row], known: Sequence[Row], usual: UsualFigures | None, policy: CheckPolicy) -> Check:
     """Whether the month's labels belong to its texts."""
     if usual is None or len(rows) < policy.min_rows:
         return _too_few(LABEL_NOISE, rows, policy.label_noise, policy)
     misplaced, better = misplacement(rows, known[-policy.known_rows :])
     return _verdict(
         LABEL_NOISE,
-        _Seen(_mean(misplaced), _error(misplaced), usual.label_noise, 0.5),  # 0.5 is what labels drawn by lot come to
+        _Seen(_mean(misplaced), math.hypot(_error(misplaced), usual.label_noise.spread), usual.label_noise.value, 0.5),
         policy.label_noise,
-        f"of the month's labels {_mean(misplaced):.1%} fit a text better than the one given, usually {usual.label_noise:.1%}",
+        f"of the month's labels {_mean(misplaced):.1%} fit a text better than the one given, usually {usual.label_noise.value:.1%}",
         tuple(f"{_short(rows[row].text)}: given {rows[row].label}, fits {better[row]}" for row in _worst(misplaced)),
     )
 
 
-def one_unit(rows: Sequence[Row], known: Sequence[Row], usual: Figures | None, policy: CheckPolicy) -> Check:
+def one_unit(rows: Sequence[Row], known: Sequence[Row], usual: UsualFigures | None, policy: CheckPolicy) -> Check:
     """Whether the month is told by many."""
     if usual is None or len(rows) < policy.min_rows:
         return _too_few(ONE_UNIT, rows, policy.one_unit, policy)
@@ -158,20 +191,20 @@ def one_unit(rows: Sequence[Row], known: Sequence[Row], usual: Figures | None, p
     )
     return _verdict(
         ONE_UNIT,
-        _Seen(share, (share * (1 - share) / len(rows)) ** 0.5, max(before, usual.one_unit), 1.0),
+        _Seen(share, (share * (1 - share) / len(rows)) ** 0.5, max(before, usual.one_unit.value), 1.0),
         policy.one_unit,
-        f"{who}, the largest unit of a month usually {usual.one_unit:.0%}",
+        f"{who}, the largest unit of a past month {usual.one_unit.value:.0%}",
         tuple(f"{_short(row.text)}: {row.label}" for row in rows if row.unit == unit)[:SHOWN],
     )
 
 
-Look = Callable[[Sequence[Row], Sequence[Row], Figures | None, CheckPolicy], Check]
+Look = Callable[[Sequence[Row], Sequence[Row], UsualFigures | None, CheckPolicy], Check]
 CHECKS: dict[str, Look] = {LANGUAGE: language, LABEL_NOISE: label_noise, ONE_UNIT: one_unit}
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A month's figure and its standard error, what is usual, and the most that can be."""
+    """A month's figure and its error, what is usual, and the most that can be (0.5 is what labels drawn by lot come to)."""
 
     figure: float
     error: float

@@ -63,7 +63,9 @@ def failed(rows: list[Told], past: list[list[Told]] | None = None) -> dict[str, 
     past = PAST if past is None else past
     known = [row for one in past for row in one]
     return {
-        check.name: check for check in inspect(rows, known, usual_figures(past, POLICY), POLICY) if not check.passed
+        check.name: check
+        for check in inspect(rows, known, usual_figures(past, len(rows), POLICY), POLICY)
+        if not check.passed
     }
 
 
@@ -124,7 +126,7 @@ def test_a_month_of_few_rows_and_one_without_a_past_are_too_little_to_tell() -> 
     rows = [replace(row, text="été hiver") for row in month("network", 39, 99)]
     assert failed(rows) == {}
     assert failed(rows * 3, []) == {}
-    reasons = {check.reason for check in inspect(rows, KNOWN, usual_figures(PAST, POLICY), POLICY)}
+    reasons = {check.reason for check in inspect(rows, KNOWN, usual_figures(PAST, len(rows), POLICY), POLICY)}
     assert reasons == {"too little to tell: 39 rows (40 are needed)"}
 
 
