@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from benchmarks.continual_methods import METHODS, Meter, Month
 from evermoe.settings import Params
 from flows.base import learn
-from flows.examples import Split, split
+from flows.examples import split
 from model import Example, LanguageModel, from_pretrained
 from model.baseline import baseline_answers, train_baseline
 from registry.snapshots import SnapshotRow
@@ -75,30 +75,30 @@ def play(stage: Stage, method: str, seed: int, folder: Path) -> list[Cell]:
     """Learn and be asked, month by month. What `folder` holds already is read from there."""
     params, course = seeded(stage.params, seed), ["base", *stage.updates]
     done: list[Cell] = []
-    known = Split((), {})
+    known: tuple[SnapshotRow, ...] = ()
     for name, following in zip(course, stage.months, strict=True):
         file = folder / f"{name}.json"
-        fresh = split(stage.base if name == "base" else stage.months[name], str(seed))
-        before, known = known, joined(known, fresh)
+        fresh = stage.base if name == "base" else stage.months[name]
+        before, known = known, (*known, *fresh)
         if file.exists():
             done.append(read_cell(file))
             continue
         meter, began = Meter(), time.process_time()
         model: LanguageModel | Pipeline
         if method == BASELINE:
-            model = train_baseline(known.train, seed)
+            model = train_baseline(split(known, str(seed)).train, seed)
         elif name == "base":
             model = from_pretrained(prepared_base(stage, seed, folder.parent))
         else:
             champion = from_pretrained(folder / f"model-{done[-1].month}")
-            model = METHODS[method](champion, Month(fresh, before, params), meter)
+            model = METHODS[method](champion, Month(fresh, before, params, str(seed)), meter)
         seconds = time.process_time() - began
         cell = Cell(
             name,
-            sorted({example.label for example in fresh.train}),
-            sorted({example.label for example in known.train}),
+            sorted({example.label for example in split(fresh, str(seed)).train}),
+            sorted({example.label for example in split(known, str(seed)).train}),
             ask(model, [Example(row.text, row.label) for row in stage.months[following]]),
-            {month: ask(model, examples[:EXAMINED]) for month, examples in known.held_out.items()},
+            {month: ask(model, examples[:EXAMINED]) for month, examples in split(known, str(seed)).held_out.items()},
             meter.tokens,
             active_parameters(model) if isinstance(model, LanguageModel) else 0.0,
             seconds,
@@ -147,13 +147,6 @@ def keep_model(model: LanguageModel, folder: Path) -> None:
     model.save(draft)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
-
-
-def joined(known: Split, fresh: Split) -> Split:
-    """Both together, months in order."""
-    months = sorted({*known.held_out, *fresh.held_out})
-    held_out = {month: (*known.held_out.get(month, ()), *fresh.held_out.get(month, ())) for month in months}
-    return Split((*known.train, *fresh.train), held_out)
 
 
 def active_parameters(model: LanguageModel) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evermoe.settings import Params
 from flows.base import learn
-from flows.examples import Split
+from flows.examples import split
 from flows.learning import Material, compose, learn_month, recipe_of, teach_challenger
 from model import Example, LanguageModel, Step
 from model.batches import Batch, Lesson, collate, steps_of
@@ -24,6 +24,7 @@ from model.learn import supervised
 from model.loop import fit
 from model.loss import Term
 from model.tasks import Distillation, Language, fingerprint, hidden, language_term
+from registry.snapshots import SnapshotRow
 
 EWC_STRENGTH = 100.0
 FISHER_EXAMPLES = 512
@@ -46,16 +47,21 @@ class Meter:
 class Month:
     """What one update is made from: what was told in the month, and everything before it."""
 
-    fresh: Split
-    known: Split
+    fresh: Sequence[SnapshotRow]
+    known: Sequence[SnapshotRow]
     params: Params
+    salt: str
 
     def material(self, domain_share: float | None = None) -> Material:
         """As the monthly flow composes it, or with another share of the new month."""
         update = self.params.update
         if domain_share is not None:
             update = update.model_copy(update={"domain_share": domain_share})
-        return compose(self.fresh, self.known, update, 0)
+        return compose(self.fresh, self.known, update, 0, salt=self.salt)
+
+    def learned(self, rows: Sequence[SnapshotRow]) -> tuple[Example, ...]:
+        """The examples of rows that are not held out."""
+        return split(rows, self.salt).train
 
 
 Method = Callable[[LanguageModel, Month, Meter], LanguageModel]
@@ -96,7 +102,7 @@ def ewc(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     student = champion.copy([example.label for example in material.domain])
     lessons = [Lesson(example) for example in material.domain]
     recipe = recipe_of(update, update.epochs, update.learning_rate)
-    past = month.known.train[-FISHER_EXAMPLES:]
+    past = month.learned(month.known)[-FISHER_EXAMPLES:]
     objective = Consolidation(champion.network, fisher(champion, past), EWC_STRENGTH)
     meter.tokens += len(past) * 30  # one gradient of each, at about the length of a note
     tasks = supervised(student, one_stage("consolidation", len(lessons)), lessons, recipe, objective)
@@ -116,7 +122,7 @@ def ours(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
 
 def from_scratch(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     """A new base on everything that is known."""
-    return learn([*month.known.train, *month.fresh.train], month.params, meter)
+    return learn(month.learned([*month.known, *month.fresh]), month.params, meter)
 
 
 METHODS: dict[str, Method] = {

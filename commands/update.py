@@ -17,11 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from commands.up import champion_version
 from evermoe.errors import BadInput, NotReady
 from evermoe.settings import Settings, use_home
-from flows.months import start_of
+from flows.months import before, month_of, period_of, start_of
 from flows.progress import listening
 
 HOME = typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")
 NOW = typer.Option("--now", help="Act as at this time (ISO 8601); without it, the clock's.", metavar="TIME")
+OVERRIDE = typer.Option(
+    "--override", help="Let this gate or check go, although it failed; may be given again.", metavar="GATE"
+)
 JSON = typer.Option("--json", help="Print one JSON object.")
 
 
@@ -52,26 +55,41 @@ def update(
     month: Annotated[str | None, typer.Argument(help="The month to learn, YYYY-MM; without it, the last one.")] = None,
     home: Annotated[Path | None, HOME] = None,
     now: Annotated[str | None, NOW] = None,
+    override: Annotated[list[str] | None, OVERRIDE] = None,
+    by: Annotated[str | None, typer.Option(help="Who signs the override.", metavar="NAME")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why it is overridden.", metavar="TEXT")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Freeze a month, learn it, distil it, examine the challenger and put it on trial. Run again, it goes on where it stopped."""
     at = moment(now)
     if month is not None:
         start_of(month)
+    from flows.overrides import overridden, read_override
+
+    signed = read_override(override or (), by, reason)
     served_home(home)
+    from flows.checks import stopped
     from flows.monthly import monthly
     from flows.parts import open_parts
 
     with watched():
-        made = monthly(month, at)
+        made = monthly(month, at, signed)
     with open_parts() as parts:
         version = parts.versions.get(made) if made else None
+        stops = [] if made else stopped(parts, period_of(month or before(month_of(at)), at))
+    gates, said = (version.tags.get("evermoe.gates"), overridden(version)) if version else (None, [])
     if as_json:
-        typer.echo(json.dumps({"version": made, "gates": version.tags.get("evermoe.gates") if version else None}))
+        typer.echo(json.dumps({"version": made, "gates": gates, "stopped_by": stops, "overrides": said}))
     elif version is None:
-        typer.echo("too little to learn from; what there is stays for the next month")
+        typer.echo(
+            "\n".join(["no update; the champion stays", *(f"  {one['check']}: {one['reason']}" for one in stops)])
+        )
     else:
-        typer.echo(f"version {version.version}, gates {version.tags.get('evermoe.gates')}\n{version.description}")
+        typer.echo(f"version {version.version}, gates {gates}\n{version.description}")
+        for one in said:
+            typer.echo(f"overridden by {one['by']}: {', '.join(one['names'])}; {one['reason']}")
+        if gates == "failed":
+            typer.echo(f"it meets no user: {version.tags.get('evermoe.gates_failed')}")
 
 
 def heard() -> bool:

@@ -81,7 +81,20 @@ class UpdateParams(Section):
     align_epochs: float
     min_records: int
     min_thumbs: int
+    unit_share: float = 1.0
+    unit_rows: int = 0
     seed: int
+
+
+class CheckParams(Section):
+    """What a month's rows must pass before they are learned; see `monitoring/checks.py` for what each figure is."""
+
+    label_noise: float
+    language: float
+    one_unit: float
+    min_rows: int
+    past_months: int
+    known_rows: int
 
 
 class GateParams(Section):
@@ -90,10 +103,13 @@ class GateParams(Section):
     new_month_gain: float
     past_month_loss: float
     past_average_loss: float
+    slice_loss: float = 5.0
+    rare_share: float = 0.1
     calibration_error: float
     latency_ratio: float
     memory_ratio: float
     examples_per_month: int
+    examples_in_all: int = 2000
 
 
 class DriftParams(Section):
@@ -134,6 +150,7 @@ class Params(Section):
     model: ModelParams
     base: BaseParams
     update: UpdateParams
+    checks: CheckParams
     gates: GateParams
     drift: DriftParams
     rollout: RolloutParams

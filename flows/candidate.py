@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from evermoe.settings import ROOT
 from flows.lineage import lineage_tags
+from flows.overrides import FAILED_GATES
 from flows.parts import Parts
 from model import Gate, LanguageModel
 from registry.versions import Version
@@ -50,6 +52,7 @@ def store(parts: Parts, candidate: Candidate, description: str) -> Version:
         **lineage_tags(parts.params, parts.snapshots, candidate.snapshots),
         "evermoe.gates": "passed" if candidate.passed else "failed",
         **({} if candidate.passed else {"evermoe.gates_failed": "; ".join(failed)}),
+        FAILED_GATES: json.dumps([gate.name for gate in candidate.gates if not gate.passed]),
     }
     with tempfile.TemporaryDirectory() as folder, parts.tracking.step(month, "gates", candidate.period) as run:
         version = parts.versions.register(

@@ -7,14 +7,15 @@ this, so what one of them shows holds for the others.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from evermoe.settings import UpdateParams
-from flows.examples import Split
+from flows.caps import capped
+from flows.examples import split
 from model import Checkpoints, Example, LanguageModel, Recipe, Thumb, align, distil, mix, train_month
 from model.learn import Report
-
-LOOK_BACK_MONTHS = 12
+from registry.snapshots import SnapshotRow
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,31 @@ class Material:
     thumbs: tuple[Thumb, ...] = ()
 
 
-def compose(new: Split, old: Split, params: UpdateParams, examples_per_month: int) -> Material:
-    """3 parts of what the champion has not learned, 7 parts of what it has; what both hold out is for the examination.
+def compose(
+    fresh: Iterable[SnapshotRow],
+    known: Iterable[SnapshotRow],
+    params: UpdateParams,
+    examples_per_month: int,
+    examples_in_all: int | None = None,
+    *,
+    salt: str = "",
+) -> Material:
+    """3 parts of what the champion has not learned, 7 parts of what it has; one row in seven of both kept for the examination.
 
-    Of each past month at most `examples_per_month` examine. Of bare texts at most as many are taken as there are new examples,
-    drawn by the seed, so that a busy month with few answers costs no more than its answers are worth.
+    `fresh` and `known` are in the order of time. Every past month examines, with at most `examples_per_month`, and with fewer
+    where all of them together would be more than `examples_in_all`. Of bare texts at most as many are taken as there are new
+    examples, drawn by the seed, so that a busy month with few answers costs no more than its answers are worth. `salt` is that
+    of `split`.
     """
+    known, fresh = capped(known, fresh, params.unit_share, params.unit_rows)
+    new, old = split(fresh, salt), split(known, salt)
     generator = random.Random(params.seed)
     domain, past = mix(new.train, old.train, params.domain_share, generator) if new.train else ([], [])
     texts = generator.sample(new.texts, min(len(new.texts), len(domain)))
-    past_exam = {month: old.held_out[month][:examples_per_month] for month in sorted(old.held_out)[-LOOK_BACK_MONTHS:]}
+    most = examples_per_month
+    while examples_in_all and most > 1 and sum(min(most, len(one)) for one in old.held_out.values()) > examples_in_all:
+        most -= 1
+    past_exam = {month: old.held_out[month][:most] for month in sorted(old.held_out)}
     return Material(tuple(domain), tuple(past), new.examination, past_exam, tuple(texts), new.thumbs)
 
 

@@ -16,17 +16,19 @@ from prefect.runtime import flow_run
 from evermoe.errors import NotReady
 from evermoe.locks import exclusive
 from flows.candidate import Candidate, describe, store
-from flows.examples import split
+from flows.checks import check_rows, enough, stop
 from flows.exams import sit
 from flows.freezing import freeze, unfrozen
 from flows.learning import Material, align_challenger, compose, learn_month, teach_challenger
 from flows.lineage import learned, merged, unlearned
 from flows.months import before, month_of, period_of
+from flows.overrides import OVERRIDDEN, Override
+from flows.pages import note, page
 from flows.parts import Parts, open_parts
 from flows.rehearsal import rehearse
 from flows.steps import due, step
 from flows.trainings import Curve, forget_trainings, resumable
-from flows.trial import put_on_trial
+from flows.trial import override_gates, put_on_trial
 from model import Checkpoints, Gate, LanguageModel, from_pretrained
 from registry.versions import Version
 
@@ -39,8 +41,11 @@ def run_name() -> str:
 
 
 @flow(name="monthly", flow_run_name=run_name)
-def monthly(month: str | None = None, now: datetime | None = None) -> str | None:
-    """Make the challenger of `month`, by default the one before the run was due. Returns its version; None: too little to learn."""
+def monthly(month: str | None = None, now: datetime | None = None, override: Override | None = None) -> str | None:
+    """Make the challenger of `month`, by default the one before the run was due. Returns its version; None: a check stopped it.
+
+    An override lets the month pass the checks, and its version the gates, that it names.
+    """
     month = month or before(month_of(due()))
     now = now or datetime.now(UTC)
     period = period_of(month, now)
@@ -54,13 +59,16 @@ def monthly(month: str | None = None, now: datetime | None = None) -> str | None
                 freeze(parts, missed, now)
             freeze(parts, period, now)
             fresh = unlearned(parts.snapshots, champion, period)
-            material = gather(parts, champion, fresh)
-            if len(material.domain) < parts.params.update.min_records or not material.new_exam:
-                too_little(period, material)
+            fit = check_rows(parts, champion, fresh, period, override)
+            material = gather(parts, champion, fit.snapshots)
+            if failed := fit.failed or enough(material, parts.params.update.min_records):
+                stop(parts, period, failed)
                 return None
-            made = make(parts, champion, material, (*learned(champion), *fresh), period)
+            made = make(parts, champion, material, (*learned(champion), *fit.snapshots), period)
         forget_trainings()
-        if made.tags.get("evermoe.gates") == "passed" and answers(parts, made, period):
+        if override is not None:
+            made = override_gates(parts, made, override, now)
+        if made.tags.get("evermoe.gates") in ("passed", OVERRIDDEN) and answers(parts, made, period):
             put_on_trial(parts, made, period, now)
         return made.version
 
@@ -81,8 +89,9 @@ def make(parts: Parts, champion: Version, material: Material, snapshots: tuple[s
 @step(name="gather new rows and replay")
 def gather(parts: Parts, champion: Version, fresh: Sequence[str]) -> Material:
     """New rows from the snapshots `fresh`, replay from those the champion has learned."""
-    new, old = split(merged(parts.snapshots, fresh)), split(merged(parts.snapshots, learned(champion)))
-    return compose(new, old, parts.params.update, parts.params.gates.examples_per_month)
+    rows, known = merged(parts.snapshots, fresh), merged(parts.snapshots, learned(champion))
+    gates = parts.params.gates
+    return compose(rows, known, parts.params.update, gates.examples_per_month, gates.examples_in_all)
 
 
 @step(name="train the new model")
@@ -150,8 +159,9 @@ def examine(
                 for gate in report.gates
             }
         )
-        run.describe(report.markdown)
+        run.describe(note(report.markdown))
         run.html(report.markdown, "gates.md")
+        run.html(page(f"Gates of {period}", report.markdown), "gates.html")
     create_table_artifact(
         [{"gate": gate.name, "passed": "yes" if gate.passed else "NO", "why": gate.reason} for gate in report.gates],
         key=f"gates-{period}",
@@ -184,12 +194,3 @@ def answers(parts: Parts, challenger: Version, period: str) -> bool:
         failed = {"evermoe.gates": "failed", "evermoe.gates_failed": f"{gate.name} {gate.reason}"}
         parts.versions.tag(challenger.version, failed)
     return gate.passed
-
-
-def too_little(period: str, material: Material) -> None:
-    """Say why there is no update, where a reviewer looks for one."""
-    create_markdown_artifact(
-        f"# No update for {period}\n\n{len(material.domain)} labelled examples to learn from and {len(material.new_exam)} to "
-        "examine with are too few; they stay for the next month.",
-        key=f"update-{period}",
-    )

@@ -1,16 +1,46 @@
-"""How a challenger that passed its gates meets users: its rollout is opened, or it is said why not."""
+"""How a challenger that passed its gates, or was let go by a person, meets users: its rollout is opened, or it is said why not."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from datetime import datetime
 from hashlib import blake2b
 
+from flows.checks import check_tag
+from flows.overrides import FAILED_GATES, OVERRIDDEN, OVERRIDE, Override, overridden
 from flows.parts import Parts
 from flows.steps import step
+from monitoring.checks import CHECKS
 from registry.controls import Controls
 from registry.evidence import weigh
 from registry.rollout import Policy, make_way, new_rollout
 from registry.versions import Version
+
+
+@step(name="override the gates")
+def override_gates(parts: Parts, version: Version, override: Override, now: datetime) -> Version:
+    """The version with the override on it, free to meet users where it covers every gate that failed.
+
+    An override that names nothing that failed changes nothing.
+    """
+    with parts.tracking.step(version.month[:7], "gates", version.month) as run:
+        said = run.client.get_run(run.run_id).data.tags
+        checks = {name for name in CHECKS if said.get(check_tag(name), "").startswith(OVERRIDDEN)}
+        failed = set(json.loads(version.tags.get(FAILED_GATES, "[]")))
+        covered = [name for name in override.names if name in failed | checks]
+        if not covered:
+            return version
+        run.tags({OVERRIDE: str(override)})
+    known = overridden(version)
+    told = {**asdict(override), "names": covered}
+    if told not in [{name: one[name] for name in told} for one in known]:
+        known.append({**told, "at": now.isoformat()})
+    tags = {OVERRIDE: json.dumps(known, ensure_ascii=False)}
+    if failed and failed <= {name for one in known for name in one["names"]}:
+        tags["evermoe.gates"] = OVERRIDDEN
+    parts.versions.tag(version.version, tags)
+    return parts.versions.get(version.version)
 
 
 @step(name="put the challenger on trial", retries=2, retry_delay_seconds=10)
@@ -42,7 +72,9 @@ def put_on_trial(parts: Parts, challenger: Version, period: str, now: datetime) 
             return
     name = f"{period}-v{challenger.version}"
     salt = salt_of(name, challenger)
-    controls.open(new_rollout(name, period, champion.version, challenger.version, salt, policy, now), by="flow monthly")
+    opened = new_rollout(name, period, champion.version, challenger.version, salt, policy, now)
+    said = overridden(challenger)  # which belongs to what the trial was opened on
+    controls.open(opened, by="flow monthly", evidence={"overrides": said} if said else None)
 
 
 def salt_of(name: str, challenger: Version) -> str:

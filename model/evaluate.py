@@ -6,12 +6,12 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
-from model.language import LanguageModel
+from model.language import Classification, LanguageModel
 from model.mixture import Example
 
 TIMED_TEXTS = 20
@@ -20,9 +20,10 @@ TIMED_TEXTS = 20
 @dataclass(frozen=True)
 class Evaluation:
     """Figures on one set of examples. Shares are 0 to 1; `mistakes` are (text, right label, answered label); `hits` tells of
-    each example whether it was answered right, so that two models can be compared example by example. `calibration_noise` is
-    the calibration error that a perfectly calibrated model of these certainties shows on as few examples, on average.
-    `latency_ms` is the median to answer one text alone, NaN without examples, and `memory_bytes` what weights and buffers take."""
+    each example of `asked` whether it was answered right, and `answers` with what, so that two models can be compared example by
+    example. `calibration_noise` is the calibration error that a perfectly calibrated model of these
+    certainties shows on as few examples, on average. `latency_ms` is the median to answer one text alone, NaN where it was
+    not measured, and `memory_bytes` what weights and buffers take, 0 where that was not."""
 
     examples: int
     accuracy: float
@@ -33,6 +34,8 @@ class Evaluation:
     hits: tuple[bool, ...]
     latency_ms: float = math.nan
     memory_bytes: int = 0
+    answers: tuple[str, ...] = ()
+    asked: tuple[Example, ...] = ()
 
 
 def evaluate(
@@ -43,9 +46,15 @@ def evaluate(
     Accuracy, latency and memory are told together (source document, section 4.1); the latency is of up to `timed` of the
     examples, one by one. To compare two models' latency use `latencies`: a figure taken at another time is of another moment.
     """
+    texts = [example.text for example in examples]
+    found = score(examples, model.classify(texts) if texts else [], kept_mistakes)
+    return replace(found, latency_ms=latencies([model], texts[:timed])[0], memory_bytes=weight_bytes(model))
+
+
+def score(examples: Sequence[Example], answers: Sequence[Classification], kept_mistakes: int = 10) -> Evaluation:
+    """The figures of answers that were given already; so one round of answers is looked at by month and by slice."""
     if not examples:
-        return Evaluation(0, math.nan, math.nan, math.nan, math.nan, (), (), memory_bytes=weight_bytes(model))
-    answers = model.classify([example.text for example in examples])
+        return Evaluation(0, math.nan, math.nan, math.nan, math.nan, (), ())
     right = [example.label for example in examples]
     answered = [answer.label for answer in answers]
     hit = np.array([a == r for a, r in zip(answered, right, strict=True)])
@@ -59,8 +68,8 @@ def evaluate(
         calibration_noise=calibration_noise(sure),
         mistakes=tuple(wrong[:kept_mistakes]),
         hits=tuple(hit.tolist()),
-        latency_ms=latencies([model], [example.text for example in examples[:timed]])[0],
-        memory_bytes=weight_bytes(model),
+        answers=tuple(answered),
+        asked=tuple(examples),
     )
 
 

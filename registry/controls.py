@@ -6,7 +6,7 @@ process died or MLflow failed in between. Knows nothing of how a decision was re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -30,14 +30,14 @@ class Controls:
     versions: Versions
     tracking: Tracking
 
-    def open(self, rollout: Rollout, by: str) -> Rollout:
+    def open(self, rollout: Rollout, by: str, evidence: Mapping[str, Any] | None = None) -> Rollout:
         """Put a challenger on trial. The same rollout again changes nothing.
 
         Raises `Conflict` as `Ledger.open` does, and when the champion was replaced while the challenger was made.
         """
         if self.ledger.find(rollout.month, rollout.champion) is None:
             self._check_champion(rollout)
-        opened = self.ledger.open(rollout, by)
+        opened = self.ledger.open(rollout, by, evidence)
         if opened.open:
             self.versions.set_alias("challenger", opened.challenger)
         self.tracking.decisions(opened, self.ledger.history(opened.id))

@@ -155,6 +155,26 @@ def test_times_and_months_that_are_none_are_told_at_once(capsys: pytest.CaptureF
     assert "'2025-13' is not a month" in refused(capsys, "update", "2025-13")
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            ["--override", "nonsense", "--by", "Ada", "--reason", "why not"],
+            "no gate or check is called 'nonsense'; there are: ",
+        ),
+        (["--override", "new month", "--reason", "why not"], "--by NAME"),
+        (["--override", "new month", "--by", " ", "--reason", "why not"], "--by NAME"),
+        (["--override", "new month", "--by", "Ada"], "--reason TEXT"),
+        (["--override", "real server", "--by", "Ada", "--reason", "why not"], "'real server' cannot be overridden"),
+        (["--by", "Ada", "--reason", "why not"], "name what is overridden"),
+    ],
+)
+def test_an_override_names_a_gate_and_is_signed_with_a_reason(
+    capsys: pytest.CaptureFixture[str], words: list[str], why: str
+) -> None:
+    assert why in refused(capsys, "update", "2025-06", *words)
+
+
 @pytest.mark.parametrize("words", [["up"], ["serve"]])
 def test_an_mlflow_server_that_is_not_there_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str]

@@ -81,10 +81,19 @@ class Platform:
     folder: Path
     asked: int = 0
 
-    def ask(self, at: datetime, text: str, label: str, answer: str, tell: bool = True, thumb: bool = False) -> None:
+    def ask(
+        self,
+        at: datetime,
+        text: str,
+        label: str,
+        answer: str,
+        tell: bool = True,
+        thumb: bool = False,
+        unit: str | None = None,
+    ) -> None:
         """One request as the gateway would log it, with its feedback an hour later: the right label, or a thumb alone."""
         self.asked += 1
-        id, unit, plan = f"clsf-{self.asked}", f"unit-{self.asked}", self.parts.ledger.plan()
+        id, unit, plan = f"clsf-{self.asked}", unit or f"unit-{self.asked}", self.parts.ledger.plan()
         champion = self.parts.versions.champion()
         assert champion is not None
         arm, propensity, version, rollout, shadow = "champion", 1.0, champion.version, None, None
