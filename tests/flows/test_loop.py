@@ -247,7 +247,7 @@ def test_a_month_becomes_a_challenger_on_trial_with_its_lineage(platform: Platfo
     assert json.loads(version.tags["evermoe.dvc"])["2025-06"] == snapshot.md5
     assert "New labels: web.page" in version.description
     steps = runs_of(parts, "2025-06")
-    assert set(steps) == {"drift", "snapshot", "train", "distil", "gates", "rollout"}
+    assert set(steps) == {"drift", "snapshot", "train", "distil", "align", "gates", "rollout"}
     (dataset,) = steps["snapshot"][0].inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("snapshot-2025-06", snapshot.md5)
     for kind in ("train", "distil"):
