@@ -15,11 +15,13 @@ TIMED_TEXTS = 30
 
 @dataclass(frozen=True)
 class ExamReport:
-    """The verdicts, the figures for MLflow, and the page in words."""
+    """The verdicts, the figures for MLflow, the page in words, and what each model answered."""
 
     gates: tuple[Gate, ...]
     metrics: dict[str, float]
     markdown: str
+    champion: Contest
+    challenger: Contest
 
 
 def sit(
@@ -43,7 +45,9 @@ def sit(
     }
     limits = Limits(**params.model_dump(exclude={"examples_per_month"}))
     gates = judge(contests["champion"], contests["challenger"], limits)
-    return ExamReport(gates, _metrics(contests), _markdown(contests, gates))
+    return ExamReport(
+        gates, _metrics(contests), _markdown(contests, gates), contests["champion"], contests["challenger"]
+    )
 
 
 def _metrics(contests: Mapping[str, Contest]) -> dict[str, float]:

@@ -20,9 +20,10 @@ TIMED_TEXTS = 20
 @dataclass(frozen=True)
 class Evaluation:
     """Figures on one set of examples. Shares are 0 to 1; `mistakes` are (text, right label, answered label); `hits` tells of
-    each example whether it was answered right, so that two models can be compared example by example. `calibration_noise` is
-    the calibration error that a perfectly calibrated model of these certainties shows on as few examples, on average.
-    `latency_ms` is the median to answer one text alone, NaN without examples, and `memory_bytes` what weights and buffers take."""
+    each example whether it was answered right, and `answers` with what, so that two models can be compared example by example.
+    `calibration_noise` is the calibration error that a perfectly calibrated model of these certainties shows on as few examples,
+    on average. `latency_ms` is the median to answer one text alone, NaN without examples, and `memory_bytes` what weights and
+    buffers take."""
 
     examples: int
     accuracy: float
@@ -33,6 +34,7 @@ class Evaluation:
     hits: tuple[bool, ...]
     latency_ms: float = math.nan
     memory_bytes: int = 0
+    answers: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -61,6 +63,7 @@ def evaluate(
         hits=tuple(hit.tolist()),
         latency_ms=latencies([model], [example.text for example in examples[:timed]])[0],
         memory_bytes=weight_bytes(model),
+        answers=tuple(answered),
     )
 
 
