@@ -54,7 +54,7 @@ class Change:
     @property
     def verdict(self) -> Literal["better", "worse", "no change beyond chance"]:
         """What the points say, beyond what chance may do."""
-        if abs(self.points) <= self.noise or not self.points:
+        if not abs(self.points) > self.noise:  # nor where there was no example
             return "no change beyond chance"
         return "better" if self.points > 0 else "worse"
 
