@@ -218,3 +218,50 @@ def test_the_versions_page_says_why_it_replaced_its_parent_on_which_evidence(rev
     )
     assert f"evermoe reproduce {version.version}" in text
     assert "the rollout's run" in text
+
+
+def test_the_versions_page_says_which_data_made_it_and_what_got_worse(review: Review, browser: Any) -> None:
+    version = review.promoted
+    snapshot = review.parts.snapshots.get(version.month)
+    text = shown(
+        browser,
+        f"{review.mlflow}/#/models/evermoe/versions/{version.version}",
+        *(version.month, snapshot.md5, review.parts.snapshots.get("base").md5, "What got worse", "Which data made it"),
+        name="version",
+    )
+    worse = text.partition("What got worse")[2].partition("What got better")[0]
+    assert "held-out example" in worse
+    assert "that its parent had right" in worse
+
+
+def test_the_runs_card_answers_all_three_in_place(review: Review, browser: Any) -> None:
+    version = review.promoted
+    shown(
+        browser,
+        review.run(version.run_id, "/artifacts/card.html"),
+        f"Version {version.version} replaced version {version.parent} on 2025-",
+        *("Every decision", "open", "promote", "What got worse", "Held-out examples that broke", "Month by month"),
+        *("Experts that moved", "of the routed load", review.parts.snapshots.get(version.month).md5),
+        name="card",
+        framed=True,
+    )
+
+
+def test_the_run_of_the_training_names_its_datasets_and_what_it_did_to_the_machine(
+    review: Review, browser: Any
+) -> None:
+    month = review.promoted.month
+    train = review.parts.tracking.find(month, "train", month)
+    shown(browser, review.run(train), f"snapshot-{month}", "snapshot-base", "Training", name="training")
+    shown(browser, review.run(train, "/system-metrics"), "cpu_utilization_percentage", name="system-metrics")
+
+
+def test_versions_stand_side_by_side_with_their_figures(review: Review, browser: Any) -> None:
+    versions = review.parts.versions.all()
+    assert len(versions) > 3
+    shown(
+        browser,
+        f"{review.mlflow}/#/experiments/{review.parts.tracking.experiment}/models",
+        *("new_month.accuracy", "past.worst", *(f"evermoe-{version.month}" for version in versions)),
+        name="side-by-side",
+    )
