@@ -75,8 +75,8 @@ def keep(parts: Parts, run: StepRun, card: Card) -> dict[str, str]:
 
 
 def name_data(run: StepRun, snapshots: Snapshots, sources: Sequence[Source]) -> None:
-    """The snapshots as a run's inputs: what is trained on, and what is held out of each to examine with."""
-    for one in sources:
+    """The snapshots as a run's inputs, the newest first: what is trained on, and what is held out of each to examine with."""
+    for one in reversed(sources):
         snapshot = snapshots.get(one.name)
         run.dataset(snapshot, "training")
         if one.held_out:

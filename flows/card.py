@@ -116,6 +116,8 @@ def sentence(comparison: Comparison) -> str:
             f"Of {counted(len(past), 'past month')} {len(better)} got better and {len(worse)} got worse beyond chance, "
             f"{average:+.1f} points on average."
         )
+    if forgot := [one.name for one in comparison.labels if one.verdict == "worse"]:
+        said.append(f"{counted(len(forgot), 'label')} got worse beyond chance, {forgot[0]} most.")
     said.append(f"Of all held-out examples {len(comparison.fixed)} were fixed and {len(comparison.broken)} broken.")
     if comparison.appeared:
         said.append(f"The confusion that grew most: {as_confusion(comparison.appeared[0])}.")

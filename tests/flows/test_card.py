@@ -82,6 +82,7 @@ def test_a_sentence_says_what_changed_since_the_parent() -> None:
     )
     assert "(+25.0 ± 12.0 points): better." in said
     assert "Of 2 past months 0 got better and 1 got worse beyond chance, -10.5 points on average." in said
+    assert "1 label got worse beyond chance, net.switch most." in said
     assert said.endswith("The confusion that grew most: net.switch taken for web.page (0 → 4).")
 
 

@@ -252,7 +252,9 @@ def test_the_run_of_the_training_names_its_datasets_and_what_it_did_to_the_machi
 ) -> None:
     month = review.promoted.month
     train = review.parts.tracking.find(month, "train", month)
-    shown(browser, review.run(train), f"snapshot-{month}", "snapshot-base", "Training", name="training")
+    inputs = {one.dataset.name for one in review.parts.tracking.client.get_run(train).inputs.dataset_inputs}
+    assert {f"snapshot-{month}", f"snapshot-{month}-held-out", "snapshot-base", "snapshot-base-held-out"} <= inputs
+    shown(browser, review.run(train), "Datasets", "snapshot-", "system/cpu_utilization_percentage", name="training")
     shown(browser, review.run(train, "/system-metrics"), "cpu_utilization_percentage", name="system-metrics")
 
 
@@ -262,6 +264,11 @@ def test_versions_stand_side_by_side_with_their_figures(review: Review, browser:
     shown(
         browser,
         f"{review.mlflow}/#/experiments/{review.parts.tracking.experiment}/models",
-        *("new_month.accuracy", "past.worst", *(f"evermoe-{version.month}" for version in versions)),
+        *(f"evermoe-{version.month}" for version in versions),
         name="side-by-side",
     )
+    for version in versions:  # the page's columns of figures are to the right of what a window shows
+        model = review.parts.tracking.client.get_logged_model(version.model_id)
+        figures = {metric.key for metric in model.metrics}
+        assert {"new_month.accuracy", "past.worst", "past.average", "calibration_error", "labels"} <= figures
+        assert "epochs" in model.params
