@@ -5,20 +5,23 @@ The three stages are plain functions, so that `dvc.yaml` runs them file by file 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect import flow
 
 from evermoe.errors import BadInput
 from evermoe.settings import Params, settings
+from flows.account import keep, present
 from flows.candidate import Candidate, store
+from flows.card import Card, figures_of, sources_of, words
 from flows.examples import split
 from flows.months import start_of
 from flows.parts import Parts, open_parts
 from flows.steps import step
 from flows.trainings import Curve, forget_trainings, resumable
 from model import Checkpoints, Evaluation, Example, LanguageModel, MoeConfig, Recipe, evaluate, train_base
+from model.gates import Contest
 from model.learn import Report
 from registry.snapshots import SnapshotRow
 from registry.versions import Version
@@ -102,13 +105,34 @@ def take_in(parts: Parts, model: LanguageModel, rows: Sequence[SnapshotRow], unt
         run.metrics(
             {name: getattr(every, name) for name in ("calibration_error", "macro_f1", "latency_ms", "memory_bytes")}
         )
-    words = (
+    lesson = (
         f"The base: trained from nothing on {len(rows):,} records before {until}, {len(model.labels)} labels. "
         f"Held-out accuracy {figures['all'].accuracy:.1%}."
     )
-    version = store(parts, Candidate(model, BASE, None, (BASE,)), words)
+    card = Card(
+        BASE,
+        None,
+        model.labels,
+        lesson,
+        sources_of(parts.snapshots, (), (BASE,)),
+        figures=figures_of_base(figures, model),
+    )
+    with parts.tracking.step(BASE, "gates", BASE) as run:
+        links = keep(parts, run, card)
+    settings = {**parts.params.base.model_dump(), **parts.params.model.model_dump(), "until": until}
+    candidate = Candidate(model, BASE, None, (BASE,), figures=card.figures, settings=settings)
+    version = store(parts, candidate, words(card, links))
     parts.versions.set_alias("champion", version.version)
+    present(parts, version.version)
     return version
+
+
+def figures_of_base(figures: Mapping[str, Evaluation], model: LanguageModel) -> dict[str, float]:
+    """Under the names that every version has: the last month as the new one, the months before it as the past."""
+    every, months = figures["all"], [month for month in figures if month != "all"]
+    new = figures[months[-1]] if months else every
+    past = {month: figures[month] for month in months[:-1]}
+    return figures_of(Contest(new, past, every.latency_ms, every.memory_bytes), model.labels)
 
 
 @flow(name="base", flow_run_name="base before {until}")
@@ -141,7 +165,7 @@ def train(parts: Parts, rows: Sequence[SnapshotRow], until: str) -> LanguageMode
     with parts.tracking.step(BASE, "train", until) as run:
         run.params({**parts.params.base.model_dump(), **parts.params.model.model_dump(), "until": until})
         run.dataset(parts.snapshots.get(BASE), "training")
-        with Curve(run, "train the base") as curve:
+        with run.watched(), Curve(run, "train the base") as curve:
             return learn(split(rows).train, parts.params, curve, resumable(BASE))
 
 

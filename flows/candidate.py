@@ -1,11 +1,13 @@
-"""A model on its way into the registry: its folder, its lineage, and the sentence that says what changed."""
+"""A model on its way into the registry: its folder, its lineage and its figures."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from evermoe.settings import ROOT
 from flows.lineage import lineage_tags
@@ -19,13 +21,23 @@ LOADER = ROOT / "flows" / "pyfunc.py"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trained model, the period it learned, the version it came from, the snapshots it knows and the gates it met."""
+    """A trained model, the period it learned, the version it came from, the snapshots it knows and the gates it met.
+
+    `figures` and `settings` are what MLflow sets side by side: `card.figures_of`, and what it was trained with.
+    """
 
     model: LanguageModel
     period: str
     parent: str | None
     snapshots: tuple[str, ...]
     gates: tuple[Gate, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def attempt(self) -> str:
+        """The key of its examination's run: the same month from another parent is another attempt."""
+        return attempt(self.period, self.parent)
 
     @property
     def passed(self) -> bool:
@@ -33,15 +45,9 @@ class Candidate:
         return all(gate.passed for gate in self.gates)
 
 
-def describe(candidate: Candidate, parent: LanguageModel, examples: int) -> str:
-    """What changed since the parent, in Markdown, for the version's page in MLflow."""
-    gained = sorted(set(candidate.model.labels) - set(parent.labels))
-    lines = [
-        f"Version {candidate.parent} and what users taught up to {candidate.period}: {examples:,} new examples, with replay.",
-        f"New labels: {', '.join(gained) if gained else 'none'}.",
-        *(f"- {gate.name}: {gate.reason}{'' if gate.passed else ' **(failed)**'}" for gate in candidate.gates),
-    ]
-    return "\n".join(lines)
+def attempt(period: str, parent: str | None) -> str:
+    """`2025-06-from-1`; of the base its period alone."""
+    return f"{period}-from-{parent}" if parent else period
 
 
 def store(parts: Parts, candidate: Candidate, description: str) -> Version:
@@ -54,7 +60,7 @@ def store(parts: Parts, candidate: Candidate, description: str) -> Version:
         **({} if candidate.passed else {"evermoe.gates_failed": "; ".join(failed)}),
         FAILED_GATES: json.dumps([gate.name for gate in candidate.gates if not gate.passed]),
     }
-    with tempfile.TemporaryDirectory() as folder, parts.tracking.step(month, "gates", candidate.period) as run:
+    with tempfile.TemporaryDirectory() as folder, parts.tracking.step(month, "gates", candidate.attempt) as run:
         version = parts.versions.register(
             candidate.model.save(Path(folder) / "weights"),
             month=candidate.period,
@@ -63,6 +69,8 @@ def store(parts: Parts, candidate: Candidate, description: str) -> Version:
             loader=LOADER,
             description=description,
             tags=tags,
+            metrics=candidate.figures,
+            params=candidate.settings,
         )
         run.produced(version.model_id)
     return version

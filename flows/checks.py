@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from flows.candidate import attempt
 from flows.learning import Material
 from flows.lineage import learned, merged
 from flows.months import month_of
@@ -51,7 +52,7 @@ def check_rows(parts: Parts, champion: Version, fresh: Sequence[str], period: st
     failed = {name: [check for check in checks if not check.passed] for name, checks in found.items()}
     stopping = tuple(check for check in failed.get(period, []) if check.name not in allowed)
     fit = tuple(name for name in fresh if not failed[name] or (name == period and not stopping))
-    _record(parts, period, found, fit, override)
+    _record(parts, (period, champion.version), found, fit, override)
     return Fit(fit, stopping)
 
 
@@ -66,7 +67,7 @@ def enough(material: Material, least: int) -> tuple[Check, ...]:
     return (Check(ENOUGH, False, float(len(material.domain)), float(least), reason),)
 
 
-def stop(parts: Parts, period: str, failed: Sequence[Check]) -> None:
+def stop(parts: Parts, champion: Version, period: str, failed: Sequence[Check]) -> None:
     """Say why there is no update, where a reviewer looks for one."""
     lines = [f"# No update for {period}", "", "The champion stays. What stopped the update:", ""]
     lines += [f"- **{check.name}**: {quoted(check.reason, most=1000)}" for check in failed]
@@ -81,7 +82,7 @@ def stop(parts: Parts, period: str, failed: Sequence[Check]) -> None:
             f"If the rows are right all the same: `evermoe update {period[:7]} {names} --by NAME --reason TEXT`.",
         ]
     markdown = "\n".join(lines)
-    with parts.tracking.step(period[:7], "gates", period) as run:
+    with parts.tracking.step(period[:7], "gates", attempt(period, champion.version)) as run:
         run.tags(
             {
                 STOPPED: json.dumps([{"check": check.name, "reason": check.reason} for check in failed]),
@@ -95,7 +96,8 @@ def stop(parts: Parts, period: str, failed: Sequence[Check]) -> None:
 
 def stopped(parts: Parts, period: str) -> list[dict[str, str]]:
     """Which checks stopped the update of a period, each with its reason, as MLflow has it; none where it was not stopped."""
-    with parts.tracking.step(period[:7], "gates", period) as run:
+    champion = parts.versions.champion()
+    with parts.tracking.step(period[:7], "gates", attempt(period, champion.version if champion else None)) as run:
         said = run.client.get_run(run.run_id).data.tags.get(STOPPED, "[]")
     found: list[dict[str, str]] = json.loads(said)
     return found
@@ -125,12 +127,13 @@ def by_month(rows: Iterable[SnapshotRow]) -> list[list[SnapshotRow]]:
 
 def _record(
     parts: Parts,
-    period: str,
+    made: tuple[str, str],
     found: Mapping[str, Sequence[Check]],
     fit: Sequence[str],
     override: Override | None,
 ) -> None:
     """What the checks said, passed or not."""
+    period = made[0]
     tags, table = {STOPPED: "[]", "evermoe.left_out": ""}, []
     for name, checks in found.items():
         for check in checks:
@@ -144,7 +147,7 @@ def _record(
         tags["evermoe.left_out"] = "; ".join(
             f"{name}: {check.name}: {check.reason}" for name in left for check in found[name] if not check.passed
         )
-    with parts.tracking.step(period[:7], "gates", period) as run:
+    with parts.tracking.step(period[:7], "gates", attempt(*made)) as run:
         run.tags(tags)
         run.params({f"checks.{name}": value for name, value in parts.params.checks.model_dump().items()})
     if table:

@@ -15,9 +15,11 @@ from prefect.runtime import flow_run
 
 from evermoe.errors import NotReady
 from evermoe.locks import exclusive
-from flows.candidate import Candidate, describe, store
+from flows.account import keep, monthly_card, name_data, present
+from flows.candidate import Candidate, attempt, store
+from flows.card import Card, Source, sources_of, words
 from flows.checks import check_rows, enough, stop
-from flows.exams import sit
+from flows.exams import ExamReport, sit
 from flows.freezing import freeze, unfrozen
 from flows.learning import Material, align_challenger, compose, learn_month, teach_challenger
 from flows.lineage import learned, merged, unlearned
@@ -29,7 +31,7 @@ from flows.rehearsal import rehearse
 from flows.steps import due, step
 from flows.trainings import Curve, forget_trainings, resumable
 from flows.trial import override_gates, put_on_trial
-from model import Checkpoints, Gate, LanguageModel, from_pretrained
+from model import Checkpoints, LanguageModel, from_pretrained
 from registry.versions import Version
 
 REHEARSED = "evermoe.rehearsed"
@@ -62,7 +64,7 @@ def monthly(month: str | None = None, now: datetime | None = None, override: Ove
             fit = check_rows(parts, champion, fresh, period, override)
             material = gather(parts, champion, fit.snapshots)
             if failed := fit.failed or enough(material, parts.params.update.min_records):
-                stop(parts, period, failed)
+                stop(parts, champion, period, failed)
                 return None
             made = make(parts, champion, material, (*learned(champion), *fit.snapshots), period)
         forget_trainings()
@@ -70,20 +72,25 @@ def monthly(month: str | None = None, now: datetime | None = None, override: Ove
             made = override_gates(parts, made, override, now)
         if made.tags.get("evermoe.gates") in ("passed", OVERRIDDEN) and answers(parts, made, period):
             put_on_trial(parts, made, period, now)
+        present(parts, made.version)
         return made.version
 
 
 def make(parts: Parts, champion: Version, material: Material, snapshots: tuple[str, ...], period: str) -> Version:
     """Train, distil, examine, register."""
     incumbent = from_pretrained(parts.versions.weights(champion.version))
-    name = f"{period}-from-{champion.version}"
-    new = train_new(parts, incumbent, material, period, resumable(f"{name}-new"))
-    challenger = distil_challenger(parts, incumbent, new, material, period, resumable(f"{name}-challenger"))
+    name = attempt(period, champion.version)
+    known = learned(champion)
+    sources = sources_of(parts.snapshots, known, [one for one in snapshots if one not in known])
+    new = train_new(parts, incumbent, material, sources, period, resumable(f"{name}-new"))
+    challenger = distil_challenger(parts, incumbent, new, material, sources, period, resumable(f"{name}-challenger"))
     if len(material.thumbs) >= parts.params.update.min_thumbs:
         challenger = align_thumbs(parts, challenger, material, period, resumable(f"{name}-aligned"))
-    gates = examine(parts, incumbent, challenger, material, period)
-    candidate = Candidate(challenger, period, champion.version, snapshots, gates)
-    return register(parts, candidate, describe(candidate, incumbent, len(material.domain)))
+    report = examine(parts, incumbent, challenger, material, (period, champion.version))
+    card = draw_up(parts, (incumbent, challenger), material, sources, report, (period, champion.version))
+    settings = {"parent": champion.version, **parts.params.update.model_dump()}
+    candidate = Candidate(challenger, period, champion.version, snapshots, report.gates, card.figures, settings)
+    return register(parts, candidate, card)
 
 
 @step(name="gather new rows and replay")
@@ -96,7 +103,12 @@ def gather(parts: Parts, champion: Version, fresh: Sequence[str]) -> Material:
 
 @step(name="train the new model")
 def train_new(
-    parts: Parts, incumbent: LanguageModel, material: Material, period: str, checkpoints: Checkpoints
+    parts: Parts,
+    incumbent: LanguageModel,
+    material: Material,
+    sources: Sequence[Source],
+    period: str,
+    checkpoints: Checkpoints,
 ) -> LanguageModel:
     """Incremental training: a copy of the champion on the new month and replay."""
     params = parts.params.update
@@ -106,7 +118,8 @@ def train_new(
             f"The *new* model: a copy of the champion, trained on {len(material.domain):,} new examples and "
             f"{len(material.past):,} replayed ones."
         )
-        with Curve(run, f"train {period}") as curve:
+        name_data(run, parts.snapshots, sources)
+        with run.watched(), Curve(run, f"train {period}") as curve:
             return learn_month(incumbent, material, params, curve, checkpoints)
 
 
@@ -116,6 +129,7 @@ def distil_challenger(
     incumbent: LanguageModel,
     new: LanguageModel,
     material: Material,
+    sources: Sequence[Source],
     period: str,
     checkpoints: Checkpoints,
 ) -> LanguageModel:
@@ -127,7 +141,8 @@ def distil_challenger(
             "The challenger: a copy of the champion, guided by the new model on new examples and by its own frozen self on "
             "replayed ones."
         )
-        with Curve(run, f"distil {period}") as curve:
+        name_data(run, parts.snapshots, sources)
+        with run.watched(), Curve(run, f"distil {period}") as curve:
             return teach_challenger(incumbent, new, material, params, curve, checkpoints)
 
 
@@ -146,11 +161,12 @@ def align_thumbs(
 
 @step(name="examine at the gates")
 def examine(
-    parts: Parts, incumbent: LanguageModel, challenger: LanguageModel, material: Material, period: str
-) -> tuple[Gate, ...]:
+    parts: Parts, incumbent: LanguageModel, challenger: LanguageModel, material: Material, made: tuple[str, str]
+) -> ExamReport:
     """The champion and the challenger on the same held-out rows, judged gate by gate."""
     report = sit(incumbent, challenger, material.new_exam, material.past_exam, parts.params.gates)
-    with parts.tracking.step(period[:7], "gates", period) as run:
+    period = made[0]
+    with parts.tracking.step(period[:7], "gates", attempt(*made)) as run:
         run.metrics(report.metrics)
         run.params(parts.params.gates.model_dump())
         run.tags(
@@ -167,13 +183,28 @@ def examine(
         key=f"gates-{period}",
         description=f"Gates of the challenger of {period}",
     )
-    return report.gates
+    return report
+
+
+@step(name="draw up its card")
+def draw_up(
+    parts: Parts,
+    models: tuple[LanguageModel, LanguageModel],
+    material: Material,
+    sources: Sequence[Source],
+    report: ExamReport,
+    made: tuple[str, str],
+) -> Card:
+    """What changed since the parent, as `account.monthly_card`."""
+    return monthly_card(parts, models, material, sources, report, made)
 
 
 @step(name="register the version", retries=2, retry_delay_seconds=10)
-def register(parts: Parts, candidate: Candidate, words: str) -> Version:
+def register(parts: Parts, candidate: Candidate, card: Card) -> Version:
     """Into MLflow with its lineage; a challenger that failed a gate is kept with the reasons and goes no further."""
-    version = store(parts, candidate, words)
+    with parts.tracking.step(candidate.period[:7], "gates", candidate.attempt) as run:
+        links = keep(parts, run, card)
+    version = store(parts, candidate, words(card, links))
     create_markdown_artifact(
         version.description, key=f"version-{version.version}", description=f"What version {version.version} is"
     )
@@ -186,7 +217,7 @@ def answers(parts: Parts, challenger: Version, period: str) -> bool:
     if challenger.tags.get(REHEARSED) == "passed":
         return True
     gate = rehearse(parts, challenger)
-    with parts.tracking.step(period[:7], "gates", period) as run:
+    with parts.tracking.step(period[:7], "gates", attempt(period, challenger.parent)) as run:
         run.tags({"evermoe.gate.server": "passed" if gate.passed else gate.reason})
     if gate.passed:
         parts.versions.tag(challenger.version, {REHEARSED: "passed"})

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import datetime
 from hashlib import blake2b
 
+from flows.candidate import attempt
 from flows.checks import check_tag
 from flows.overrides import FAILED_GATES, OVERRIDDEN, OVERRIDE, Override, overridden
 from flows.parts import Parts
@@ -24,7 +25,7 @@ def override_gates(parts: Parts, version: Version, override: Override, now: date
 
     An override that names nothing that failed changes nothing.
     """
-    with parts.tracking.step(version.month[:7], "gates", version.month) as run:
+    with parts.tracking.step(version.month[:7], "gates", attempt(version.month, version.parent)) as run:
         said = run.client.get_run(run.run_id).data.tags
         checks = {name for name in CHECKS if said.get(check_tag(name), "").startswith(OVERRIDDEN)}
         failed = set(json.loads(version.tags.get(FAILED_GATES, "[]")))

@@ -7,19 +7,23 @@ process died or MLflow failed in between. Knows nothing of how a decision was re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from evermoe.errors import Conflict
+from evermoe.errors import Conflict, NotFound
+from registry import pages
 from registry.audit import storable
 from registry.evidence import Verdict
 from registry.ledger import Ledger
+from registry.pages import Told
 from registry.rollout import Decision, Rollout
 from registry.tracking import Tracking
-from registry.versions import Versions
+from registry.versions import Version, Versions
 
 PROMOTED = "evermoe.promoted_by"
+TOLD = "evermoe.trial_told"  # on a version: the rollout, and its revision, that its pages tell of
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Controls:
         opened = self.ledger.open(rollout, by, evidence)
         if opened.open:
             self.versions.set_alias("challenger", opened.challenger)
-        self.tracking.decisions(opened, self.ledger.history(opened.id))
+        self._tell(opened)
         return opened
 
     def apply(self, rollout: Rollout, decision: Decision, by: str, now: datetime, verdict: Verdict) -> Rollout:
@@ -65,9 +69,9 @@ class Controls:
         return after
 
     def record(self, rollout: Rollout, verdict: Verdict, now: datetime) -> None:
-        """MLflow: a point on the rollout's curves, and a run for each decision that has none yet."""
+        """MLflow: a point on the rollout's curves, a run for each decision that has none yet, the pages of the version."""
         self.tracking.look(rollout, verdict, now)
-        self.tracking.decisions(rollout, self.ledger.history(rollout.id))
+        self._tell(rollout)
 
     def settle(self) -> None:
         """Make the aliases and MLflow's runs say what the ledger says, where a process died or MLflow failed before they did.
@@ -77,8 +81,46 @@ class Controls:
         """
         rollouts = self.ledger.list()
         self._settle_aliases(rollouts)
+        newest = {one.challenger: one.id for one in rollouts}
         for one in rollouts[-2:]:  # two, because opening one may have closed the other
-            self.tracking.decisions(one, self.ledger.history(one.id))
+            self._tell(one, in_pages=newest[one.challenger] == one.id)
+
+    def tell(self, version: Version, told: Told, rollout_run: str = "") -> None:
+        """Write what became of a version into its description and its card."""
+        link = self.tracking.link(rollout_run) if rollout_run else ""
+        words = pages.fill_words(version.description, pages.in_markdown(told, link), version.version)
+        if words != version.description:
+            self.versions.describe(version.version, words)
+        run = self.tracking.run(version.run_id) if version.run_id else None
+        card = run.page(pages.CARD) if run else None
+        if run and card:
+            filled = pages.fill_card(card, pages.in_html(told, rollout_run), version.version)
+            if filled != card:
+                run.html(filled, pages.CARD)
+
+    def _tell(self, rollout: Rollout, in_pages: bool = True) -> None:
+        """A run in MLflow for each decision that has none yet; then the pages of the version that was tried, and its tags.
+
+        Cheap where it was done before. A version that a person has deleted since has no pages.
+        """
+        history = self.ledger.history(rollout.id)
+        run_id = self.tracking.decisions(rollout, history)
+        try:
+            version = self.versions.get(rollout.challenger)
+        except NotFound:
+            return
+        mark = f"{rollout.id} {rollout.revision}"
+        if not in_pages or version.tags.get(TOLD) == mark:
+            return
+        self.tell(version, pages.of_rollout(rollout, history), run_id)
+        tags = {"evermoe.rollout_run": run_id, "evermoe.trial": rollout.status}
+        if not rollout.open:
+            tags |= {"evermoe.trial_reason": rollout.reason, "evermoe.decided_by": history[-1].by}
+        if rollout.status == "promoted":
+            tags["evermoe.replaced"] = rollout.champion
+            with suppress(NotFound):
+                self.versions.tag(rollout.champion, {"evermoe.replaced_by": rollout.challenger})
+        self.versions.tag(version.version, tags | {TOLD: mark})  # last: it says that nothing is missing
 
     def _settle_aliases(self, rollouts: Sequence[Rollout]) -> None:
         """The last promoted challenger is champion, and nobody is challenger unless on trial."""

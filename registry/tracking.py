@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ from registry.evidence import Verdict
 from registry.mlflow_client import connect, experiment_id, in_one_line, mlflow_errors
 from registry.rollout import Rollout
 from registry.snapshots import Snapshot
+from registry.system_metrics import watching
 
 StepName = Literal["drift", "snapshot", "train", "distil", "align", "gates", "rollout"]
 STEPS: tuple[StepName, ...] = ("drift", "snapshot", "train", "distil", "align", "gates", "rollout")
@@ -90,6 +92,13 @@ class StepRun:
         self.client.log_text(self.run_id, content, name)
 
     @in_one_line
+    def page(self, name: str) -> str | None:
+        """A page that was kept, or None where there is none."""
+        if name not in {file.path for file in self.client.list_artifacts(self.run_id)}:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self.client.download_artifacts(self.run_id, name, folder)).read_text(encoding="utf-8")
+
     @in_one_line
     def record(self, content: Mapping[str, Any], name: str) -> None:
         """Keep data as a JSON artifact."""
@@ -103,18 +112,28 @@ class StepRun:
         else:
             self.client.log_artifact(self.run_id, str(path), folder)
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """The machine's processor, memory, disk, network and GPU as curves of this run, for as long as it lasts."""
+        with watching(self.run_id, self.client.tracking_uri):
+            yield
+
     @in_one_line
-    def dataset(self, snapshot: Snapshot, context: str) -> None:
-        """Name a snapshot as this run's input: `snapshot-2025-06` with DVC's md5 as its digest. `context` as in "training"."""
+    def dataset(self, snapshot: Snapshot, context: str, part: str = "", rows: int | None = None) -> None:
+        """Name a snapshot as this run's input: `snapshot-2025-06` with DVC's md5 as its digest. `context` as in "training".
+
+        MLflow knows one use of a dataset in a run, so a `part` of `rows` that is used otherwise, "held-out" say, has a name of
+        its own.
+        """
         columns = [{"type": "string", "name": name, "required": True} for name in ("text", "label", "unit", "source")]
         columns.append({"type": "datetime", "name": "at", "required": True})
         entity = Dataset(
-            name=f"snapshot-{snapshot.name}",
+            name=f"snapshot-{snapshot.name}{f'-{part}' if part else ''}",
             digest=snapshot.md5,
             source_type="local",
             source=json.dumps({"uri": str(snapshot.path)}),
             schema=json.dumps({"mlflow_colspec": columns}),
-            profile=json.dumps({"num_rows": snapshot.rows}),
+            profile=json.dumps({"num_rows": snapshot.rows if rows is None else rows}),
         )
         self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
@@ -164,6 +183,20 @@ class Tracking:
             if "evermoe.error" in self.client.get_run(run.run_id).data.tags:
                 run.tags({"evermoe.error": ""})
             self._end(run.run_id, parent, "FINISHED")
+
+    def run(self, run_id: str) -> StepRun:
+        """A run that is there, to read from it or to add to it."""
+        return StepRun(self.client, run_id)
+
+    @in_one_line
+    def find(self, month: str, name: StepName, attempt_key: str) -> str | None:
+        """The id of a step's run, if it has one."""
+        found = self._search(_tagged(_step_key(month, name, attempt_key)))
+        return str(found[0].info.run_id) if found else None
+
+    def link(self, run_id: str, rest: str = "") -> str:
+        """Where a run is in MLflow's pages, seen from any of them; `rest` as in "/artifacts/card.html"."""
+        return f"#/experiments/{self.experiment}/runs/{run_id}{rest}"
 
     @in_one_line
     def look(self, rollout: Rollout, verdict: Verdict, now: datetime) -> str:
@@ -229,7 +262,7 @@ class Tracking:
     @in_one_line
     def _step_run(self, month: str, name: StepName, key: str, parent: str) -> StepRun:
         tags = {"evermoe.month": month, "evermoe.kind": name}
-        return StepRun(self.client, self._find_or_create(name, f"{name}:{month}:{key}", tags, parent))
+        return StepRun(self.client, self._find_or_create(name, _step_key(month, name, key), tags, parent))
 
     def _find_or_create(
         self, name: str, key: str, tags: Mapping[str, str], parent: str | None, at: datetime | None = None
@@ -263,6 +296,10 @@ class Tracking:
         """Between steps the month's run is as finished, or failed, as its last step."""
         self.client.set_terminated(run_id, status)
         self.client.set_terminated(parent, status)
+
+
+def _step_key(month: str, name: StepName, attempt_key: str) -> str:
+    return f"{name}:{month}:{attempt_key}"
 
 
 def _tagged(key: str) -> str:

@@ -84,9 +84,11 @@ class Versions:
         description: str,
         tags: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
+        params: Mapping[str, Any] | None = None,
     ) -> Version:
         """Log a model folder and register it. The same month and parent again returns the version that stands (a retry).
 
+        `metrics` and `params` are the logged model's, by which MLflow sets versions side by side; the metrics its run's too.
         Raises `BadInput` when the folder holds no safetensors or something pickled, or the loader is not there.
         """
         with self._alone():
@@ -95,7 +97,7 @@ class Versions:
             _check(folder, loader)
             labels = {str(name): str(value) for name, value in (tags or {}).items()}
             labels |= {"evermoe.month": month, "evermoe.parent": parent or ""}
-            model_id = self._store(folder, loader, month, run_id, labels)
+            model_id = self._store(folder, loader, month, run_id, labels, params or {})
             if metrics and run_id:
                 now = int(datetime.now(UTC).timestamp() * 1000)
                 self.client.log_batch(
@@ -140,6 +142,11 @@ class Versions:
         self.get(version)
         for name, value in tags.items():
             self.client.set_model_version_tag(NAME, version, name, str(value))
+
+    @in_one_line
+    def describe(self, version: str, words: str) -> None:
+        """Replace a version's description (Markdown)."""
+        self.client.update_model_version(NAME, version, words)
 
     def get(self, version: str) -> Version:
         """One version. Raises `NotFound`."""
@@ -225,10 +232,23 @@ class Versions:
                 raise StorageUnavailable(f"{self.artifacts}: {why}; see that it can be written") from None
             yield
 
-    def _store(self, folder: Path, loader: Path, month: str, run_id: str | None, labels: dict[str, str]) -> str:
+    def _store(
+        self,
+        folder: Path,
+        loader: Path,
+        month: str,
+        run_id: str | None,
+        labels: dict[str, str],
+        params: Mapping[str, Any],
+    ) -> str:
         """Log the folder as one of MLflow's models; its id. Raises `StorageUnavailable`."""
         logged = self.client.create_logged_model(
-            self._experiment, name=f"{NAME}-{month}", source_run_id=run_id, tags=labels, model_type="language model"
+            self._experiment,
+            name=f"{NAME}-{month}",
+            source_run_id=run_id,
+            tags=labels,
+            params={name: str(value) for name, value in params.items()},
+            model_type="language model",
         )
         try:
             with tempfile.TemporaryDirectory() as draft:
