@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evermoe.settings import ROOT
-from flows.lineage import lineage_tags
+from flows.lineage import FILE, lineage_of, lineage_tags
 from flows.parts import Parts
 from model import Gate, LanguageModel
 from registry.versions import Version
@@ -17,13 +18,18 @@ LOADER = ROOT / "flows" / "pyfunc.py"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trained model, the period it learned, the version it came from, the snapshots it knows and the gates it met."""
+    """A trained model, the period it learned, the version it came from, the snapshots it knows and the gates it met.
+
+    Of the snapshots, `replayed` are those its parent knew. `teachers` are the fingerprints of the weights that taught it.
+    """
 
     model: LanguageModel
     period: str
     parent: str | None
     snapshots: tuple[str, ...]
     gates: tuple[Gate, ...] = ()
+    replayed: tuple[str, ...] = ()
+    teachers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -44,22 +50,47 @@ def describe(candidate: Candidate, parent: LanguageModel, examples: int) -> str:
 
 def store(parts: Parts, candidate: Candidate, description: str) -> Version:
     """Register the candidate once: the same (period, parent) again gives the version that is there."""
-    month = candidate.period if candidate.parent is None else candidate.period[:7]
+    month, period = _month(candidate.period, candidate.parent), candidate.period
     failed = [f"{gate.name} {gate.reason}" for gate in candidate.gates if not gate.passed]
-    tags = {
-        **lineage_tags(parts.params, parts.snapshots, candidate.snapshots),
-        "evermoe.gates": "passed" if candidate.passed else "failed",
-        **({} if candidate.passed else {"evermoe.gates_failed": "; ".join(failed)}),
-    }
-    with tempfile.TemporaryDirectory() as folder, parts.tracking.step(month, "gates", candidate.period) as run:
+    with tempfile.TemporaryDirectory() as folder, parts.tracking.step(month, "gates", period) as run:
+        weights = candidate.model.save(Path(folder) / "weights")
+        lineage = lineage_of(
+            parts.params,
+            parts.snapshots,
+            period=period,
+            parent=candidate.parent,
+            parent_folder=parts.versions.weights(candidate.parent) if candidate.parent else None,
+            fresh=[name for name in candidate.snapshots if name not in candidate.replayed],
+            replay=candidate.replayed,
+            teachers=candidate.teachers,
+            gates=candidate.gates,
+            folder=weights,
+        )
         version = parts.versions.register(
-            candidate.model.save(Path(folder) / "weights"),
-            month=candidate.period,
+            weights,
+            month=period,
             parent=candidate.parent,
             run_id=run.run_id,
             loader=LOADER,
             description=description,
-            tags=tags,
+            tags={
+                **lineage_tags(lineage),
+                "evermoe.gates": "passed" if candidate.passed else "failed",
+                **({} if candidate.passed else {"evermoe.gates_failed": "; ".join(failed)}),
+            },
+            beside={FILE: lineage.model_dump_json(indent=1)},
         )
         run.produced(version.model_id)
     return version
+
+
+def settle(parts: Parts, version: Version) -> None:
+    """Make good what a process left undone that died while it stored this version. Changes nothing where nothing is missing."""
+    parts.versions.settle()
+    with parts.tracking.step(_month(version.month, version.parent), "gates", version.month) as run:
+        run.produced(version.model_id)
+
+
+def _month(period: str, parent: str | None) -> str:
+    """The month below whose run a period's steps stand; the base has a run of its own."""
+    return period if parent is None else period[:7]

@@ -7,7 +7,7 @@ this, so what one of them shows holds for the others.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from evermoe.settings import UpdateParams
@@ -18,6 +18,9 @@ from registry.snapshots import SnapshotRow
 
 LOOK_BACK_MONTHS = 12
 
+Training = Callable[[Report, Checkpoints | None], LanguageModel]
+"""A training that is ready to run."""
+
 
 @dataclass(frozen=True)
 class Material:
@@ -27,6 +30,14 @@ class Material:
     past: tuple[Example, ...]
     new_exam: tuple[Example, ...]
     past_exam: dict[str, tuple[Example, ...]]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What an update makes: the *new* model, which was a teacher, and the challenger."""
+
+    new: LanguageModel
+    challenger: LanguageModel
 
 
 def compose(
@@ -41,6 +52,20 @@ def compose(
     domain, past = mix(new.train, old.train, params.domain_share, random.Random(params.seed)) if new.train else ([], [])
     past_exam = {month: old.held_out[month][:examples_per_month] for month in sorted(old.held_out)[-LOOK_BACK_MONTHS:]}
     return Material(tuple(domain), tuple(past), new.examination, past_exam)
+
+
+def update(
+    champion: LanguageModel, material: Material, params: UpdateParams, conduct: Callable[[str, Training], LanguageModel]
+) -> Taught:
+    """All trainings of an update, one after the other: the one way from a champion and its material to a challenger.
+
+    `conduct(name, training)` runs each: within the monthly flow as a task with curves and checkpoints, in a rebuild by itself.
+    """
+    new = conduct("new", lambda report, kept: learn_month(champion, material, params, report, kept))
+    challenger = conduct(
+        "challenger", lambda report, kept: teach_challenger(champion, new, material, params, report, kept)
+    )
+    return Taught(new, challenger)
 
 
 def learn_month(

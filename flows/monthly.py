@@ -15,11 +15,11 @@ from prefect.runtime import flow_run
 
 from evermoe.errors import NotReady
 from evermoe.locks import exclusive
-from flows.candidate import Candidate, describe, store
+from flows.candidate import Candidate, describe, settle, store
 from flows.exams import sit
 from flows.freezing import freeze, unfrozen
-from flows.learning import Material, compose, learn_month, teach_challenger
-from flows.lineage import learned, merged, unlearned
+from flows.learning import Material, Training, update
+from flows.lineage import gathered, learned, unlearned
 from flows.months import before, month_of, period_of
 from flows.parts import Parts, open_parts
 from flows.rehearsal import rehearse
@@ -27,6 +27,7 @@ from flows.steps import due, step
 from flows.trainings import Curve, forget_trainings, resumable
 from flows.trial import put_on_trial
 from model import Checkpoints, Gate, LanguageModel, from_pretrained
+from model.tasks import fingerprint
 from registry.versions import Version
 
 REHEARSED = "evermoe.rehearsed"
@@ -57,34 +58,47 @@ def monthly(month: str | None = None, now: datetime | None = None) -> str | None
             if len(material.domain) < parts.params.update.min_records or not material.new_exam:
                 too_little(period, material)
                 return None
-            made = make(parts, champion, material, (*learned(champion), *fresh), period)
+            made = make(parts, champion, material, fresh, period)
+        else:
+            settle(parts, made)
         forget_trainings()
         if made.tags.get("evermoe.gates") == "passed" and answers(parts, made, period):
             put_on_trial(parts, made, period, now)
         return made.version
 
 
-def make(parts: Parts, champion: Version, material: Material, snapshots: tuple[str, ...], period: str) -> Version:
+def make(parts: Parts, champion: Version, material: Material, fresh: tuple[str, ...], period: str) -> Version:
     """Train, distil, examine, register."""
-    incumbent = from_pretrained(parts.versions.weights(champion.version))
-    name = f"{period}-from-{champion.version}"
-    new = train_new(parts, incumbent, material, period, resumable(f"{name}-new"))
-    challenger = distil_challenger(parts, incumbent, new, material, period, resumable(f"{name}-challenger"))
-    gates = examine(parts, incumbent, challenger, material, period)
-    candidate = Candidate(challenger, period, champion.version, snapshots, gates)
+    incumbent, known = from_pretrained(parts.versions.weights(champion.version)), learned(champion)
+
+    def conduct(name: str, training: Training) -> LanguageModel:
+        kept = resumable(f"{period}-from-{champion.version}-{name}")
+        task = {"new": train_new, "challenger": distil_challenger}[name]
+        return task(parts, training, material, period, kept)
+
+    taught = update(incumbent, material, parts.params.update, conduct)
+    gates = examine(parts, incumbent, taught.challenger, material, period)
+    candidate = Candidate(
+        taught.challenger,
+        period,
+        champion.version,
+        (*known, *fresh),
+        gates,
+        replayed=known,
+        teachers={"new model": fingerprint(taught.new.network), "champion": fingerprint(incumbent.network)},
+    )
     return register(parts, candidate, describe(candidate, incumbent, len(material.domain)))
 
 
 @step(name="gather new rows and replay")
 def gather(parts: Parts, champion: Version, fresh: Sequence[str]) -> Material:
     """New rows from the snapshots `fresh`, replay from those the champion has learned."""
-    rows, known = merged(parts.snapshots, fresh), merged(parts.snapshots, learned(champion))
-    return compose(rows, known, parts.params.update, parts.params.gates.examples_per_month)
+    return gathered(parts.snapshots, fresh, learned(champion), parts.params)
 
 
 @step(name="train the new model")
 def train_new(
-    parts: Parts, incumbent: LanguageModel, material: Material, period: str, checkpoints: Checkpoints
+    parts: Parts, training: Training, material: Material, period: str, checkpoints: Checkpoints
 ) -> LanguageModel:
     """Incremental training: a copy of the champion on the new month and replay."""
     params = parts.params.update
@@ -95,17 +109,12 @@ def train_new(
             f"{len(material.past):,} replayed ones."
         )
         with Curve(run, f"train {period}") as curve:
-            return learn_month(incumbent, material, params, curve, checkpoints)
+            return training(curve, checkpoints)
 
 
 @step(name="distil the challenger")
 def distil_challenger(
-    parts: Parts,
-    incumbent: LanguageModel,
-    new: LanguageModel,
-    material: Material,
-    period: str,
-    checkpoints: Checkpoints,
+    parts: Parts, training: Training, material: Material, period: str, checkpoints: Checkpoints
 ) -> LanguageModel:
     """A copy of the champion, guided by the new model on the new month and by its own frozen self on replay."""
     params = parts.params.update
@@ -116,7 +125,7 @@ def distil_challenger(
             "replayed ones."
         )
         with Curve(run, f"distil {period}") as curve:
-            return teach_challenger(incumbent, new, material, params, curve, checkpoints)
+            return training(curve, checkpoints)
 
 
 @step(name="examine at the gates")
@@ -165,7 +174,7 @@ def answers(parts: Parts, challenger: Version, period: str) -> bool:
     if gate.passed:
         parts.versions.tag(challenger.version, {REHEARSED: "passed"})
     else:
-        failed = {"evermoe.gates": "failed", "evermoe.gates_failed": f"{gate.name} {gate.reason}"}
+        failed = {"evermoe.gates_failed": f"{gate.name} {gate.reason}", "evermoe.gates": "failed"}  # the reason first
         parts.versions.tag(challenger.version, failed)
     return gate.passed
 
