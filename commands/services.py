@@ -90,7 +90,18 @@ def prefect_for_one_command(settings: Settings, port: int) -> Process:
     app = ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
     return Process(
         name="prefect-for-one-command",
-        argv=[sys.executable, "-m", "uvicorn", *app, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"],
+        argv=[
+            sys.executable,
+            "-m",
+            "uvicorn",
+            *app,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--log-level",
+            "error",
+        ],
         env={"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
         ready=f"{url}/health",
         cwd=ROOT,

@@ -21,7 +21,7 @@ from flows.freezing import freeze, unfrozen
 from flows.learning import Material, Training, update
 from flows.lineage import gathered, learned, unlearned
 from flows.months import before, month_of, period_of
-from flows.parts import Parts, open_parts
+from flows.parts import UPDATE_LOCK, Parts, open_parts
 from flows.rehearsal import rehearse
 from flows.steps import due, step
 from flows.trainings import Curve, forget_trainings, resumable
@@ -44,7 +44,7 @@ def monthly(month: str | None = None, now: datetime | None = None) -> str | None
     month = month or before(month_of(due()))
     now = now or datetime.now(UTC)
     period = period_of(month, now)
-    with open_parts() as parts, exclusive(parts.snapshots.home / "update.lock"):
+    with open_parts() as parts, exclusive(parts.snapshots.home / UPDATE_LOCK):
         champion = parts.versions.champion()
         if champion is None:
             raise NotReady("there is no champion to update; make a base first: `evermoe demo`, or see the README")

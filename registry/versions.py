@@ -196,14 +196,16 @@ class Versions:
     @in_one_line
     def beside(self, version: str, name: str) -> str | None:
         """A file that was kept beside a version's weights; None where there is none. Raises `NotFound` for the version."""
-        location = self.client.get_logged_model(self.get(version).model_id).artifact_location.rstrip("/")
+        model_id = self.get(version).model_id
+        location = self.client.get_logged_model(model_id).artifact_location.rstrip("/")
         if (local := _local(location)) is not None:
             file = self._here(local) / name
             return file.read_text(encoding="utf-8") if file.exists() else None
-        with tempfile.TemporaryDirectory() as draft, suppress(MlflowException):
+        if name not in {one.path for one in self.client.list_logged_model_artifacts(model_id)}:
+            return None
+        with tempfile.TemporaryDirectory() as draft:
             brought = mlflow.artifacts.download_artifacts(f"{location}/{name}", dst_path=draft, tracking_uri=self.uri)
             return Path(brought).read_text(encoding="utf-8")
-        return None
 
     def _here(self, local: Path) -> Path:
         """A model's folder. MLflow keeps its whole path, so where the home was moved since, the same one in our artifacts."""
