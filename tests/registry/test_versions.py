@@ -258,9 +258,10 @@ def cut(*given: object, **named: object) -> None:
 def test_a_registration_that_died_before_its_version_was_made_leaves_nothing_that_is_ready(
     versions: Versions, folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(PowerCutError):
+    with monkeypatch.context() as patch:
         patch.setattr(versions.client, step, cut)
-        register(versions, folder)
+        with pytest.raises(PowerCutError):
+            register(versions, folder)
     assert (versions.all(), logged_status(versions)) == ((), ["PENDING"])
     assert register(versions, folder).version == "1"
     assert logged_status(versions) == ["FAILED", "READY"]
@@ -269,9 +270,10 @@ def test_a_registration_that_died_before_its_version_was_made_leaves_nothing_tha
 def test_a_registration_that_died_after_its_version_was_made_is_settled(
     versions: Versions, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(PowerCutError):
+    with monkeypatch.context() as patch:
         patch.setattr(versions.client, "finalize_logged_model", cut)
-        register(versions, folder)
+        with pytest.raises(PowerCutError):
+            register(versions, folder)
     assert ([one.version for one in versions.all()], logged_status(versions)) == (["1"], ["PENDING"])
     versions.settle()
     assert logged_status(versions) == ["READY"]
