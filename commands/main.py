@@ -68,6 +68,9 @@ VERBS = {
     "rollout": Verb(
         "commands.rollout:app", "See and steer the rollout: status, start, pause, share, promote, abort …", LOOP
     ),
+    "reproduce": Verb(
+        "commands.reproduce:reproduce", "Make a version again from its lineage, and compare it bit for bit.", CARE
+    ),
     "doctor": Verb("commands.doctor:doctor", "Check this installation and this home, and say what to do.", CARE),
 }
 

@@ -83,6 +83,32 @@ def prefect_server(settings: Settings) -> Process:
     )
 
 
+def prefect_for_one_command(settings: Settings, port: int) -> Process:
+    """Prefect's API alone, as Prefect itself would start it where no server answers; but on a leash, since Prefect's own is left
+    running for ever when the command is killed."""
+    url = f"http://127.0.0.1:{port}/api"
+    app = ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
+    return Process(
+        name="prefect-for-one-command",
+        argv=[
+            sys.executable,
+            "-m",
+            "uvicorn",
+            *app,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--log-level",
+            "error",
+        ],
+        env={"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+        ready=f"{url}/health",
+        cwd=ROOT,
+        port=port,
+    )
+
+
 def runner(settings: Settings, paused: bool = False) -> Process:
     """The process that starts flow runs. With `paused` the schedules are shown but start nothing; events still do."""
     return Process(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def drift(
 ) -> None:
     """Compare what users asked lately with what the champion learned from, and say why it counts as drift or not."""
     at = moment(now)
-    served_home(home)
+    heard = prefect(served_home(home))
     from flows.drift import drift as flow
 
     seen = flow(at)
@@ -43,7 +44,7 @@ def drift(
     if as_json:
         content = {"drifted": verdict.drifted, "reasons": verdict.reasons, "scores": verdict.scores}
         typer.echo(
-            json.dumps({**content, "thresholds": verdict.thresholds, "update_started": seen.announced and heard()})
+            json.dumps({**content, "thresholds": verdict.thresholds, "update_started": seen.announced and heard})
         )
         return
     typer.echo("drift" if verdict.drifted else "no drift")
@@ -67,7 +68,7 @@ def update(
     from flows.overrides import overridden, read_override
 
     signed = read_override(override or (), by, reason)
-    served_home(home)
+    prefect(served_home(home))
     from flows.checks import stopped
     from flows.monthly import monthly
     from flows.parts import open_parts
@@ -92,9 +93,23 @@ def update(
             typer.echo(f"it meets no user: {version.tags.get('evermoe.gates_failed')}")
 
 
-def heard() -> bool:
-    """Whether a Prefect server is there to start what an event asks for; without one Prefect ran within this process."""
-    return "PREFECT_API_URL" in os.environ
+def prefect(here: Settings) -> bool:
+    """See that a Prefect server answers the flows of this command. Whether one was there, to start what an event asks for.
+
+    Where none was, one is started that ends with this process, however that ends. Call it before Prefect is imported: what is
+    registered first for the exit comes last, so Prefect still finds its server when it sends the last of its log.
+    """
+    if "PREFECT_API_URL" in os.environ:
+        return True
+    from commands import services
+    from commands.processes import Processes, free_ports
+
+    processes, (port,) = Processes(here.home.resolve() / "logs"), free_ports(1)
+    atexit.register(processes.stop)
+    processes.start(services.prefect_for_one_command(here, port))
+    processes.wait_until_ready()
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    return False
 
 
 @contextmanager
@@ -113,15 +128,16 @@ def watched() -> Iterator[None]:
             yield
 
 
-def served_home(home: Path | None) -> None:
+def served_home(home: Path | None) -> Settings:
     """`open_existing`, for what needs a champion. Raises `NotReady` where there is none."""
     here = open_existing(home)
     if champion_version(here) is None:
         raise NotReady(f"{here.home} has no champion; run `evermoe demo`, or make a base with `dvc repro`")
+    return here
 
 
 def open_existing(home: Path | None) -> Settings:
-    """The home as settings, and Prefect pointed at its server where one answers (else Prefect runs within this process)."""
+    """The home as settings, and Prefect pointed at its server where one answers (else `prefect` starts one)."""
     from commands import services
     from commands.processes import answers
 

@@ -19,3 +19,12 @@ def exclusive(file: Path, taken: str | None = None) -> Iterator[None]:
         except BlockingIOError:
             raise Conflict(taken or "") from None
         yield
+
+
+def taken(file: Path) -> bool:
+    """Whether a process holds `file` now. One that was killed holds nothing."""
+    try:
+        with exclusive(file, f"{file} is held"):
+            return False
+    except Conflict:
+        return True

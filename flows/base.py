@@ -151,12 +151,12 @@ def base(stream: str, path: str | None, until: str, columns: Columns | None = No
 
 @step("bring the records", retries=2, retry_delay_seconds=5)
 def freeze(parts: Parts, stream: str, path: str | None, until: str, columns: Columns | None) -> list[SnapshotRow]:
-    """The stream's records before the month, as the DVC snapshot `base`."""
+    """The stream's records before the month, as the DVC snapshot `base`; in its order, from which the base can be made again."""
     place = Path(path) if path else None
     records = open_stream(stream, path=place, cache=settings().cache, columns=columns).records()
     rows = prepare(records, until, parts.params.base.max_records)
     parts.snapshots.freeze(BASE, rows)
-    return rows
+    return list(parts.snapshots.load(BASE))
 
 
 @step("train the base")

@@ -13,10 +13,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
 from evermoe.errors import NotReady
+from evermoe.locks import taken
 from flows.lineage import learned_rows
 from flows.months import before, end_of, month_of, start_of
-from flows.parts import Parts, open_parts
-from flows.steps import at_moment, step, under_way
+from flows.parts import UPDATE_LOCK, Parts, open_parts
+from flows.steps import asked_for, at_moment, step
 from monitoring.drift import DriftPolicy, DriftVerdict, Observed, compare
 
 DETECTED = "evermoe.drift.detected"
@@ -103,7 +104,8 @@ def month_to_learn(parts: Parts, now: datetime) -> str:
 def worth_starting(parts: Parts, champion: str, month: str) -> bool:
     """Whether drift should start an update: not during one, not while a challenger is on trial, once for a champion in a month."""
     tried = [v for v in parts.versions.all() if v.parent == champion and v.month.startswith(month)]
-    return parts.ledger.running() is None and not tried and not under_way("monthly")
+    learning = taken(parts.snapshots.home / UPDATE_LOCK) or asked_for("monthly")
+    return parts.ledger.running() is None and not tried and not learning
 
 
 def announce(champion: str, verdict: DriftVerdict, month: str, now: datetime) -> None:

@@ -7,7 +7,7 @@ this, so what one of them shows holds for the others.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from evermoe.settings import UpdateParams
@@ -16,6 +16,9 @@ from flows.examples import split
 from model import Checkpoints, Example, LanguageModel, Recipe, Thumb, align, distil, mix, train_month
 from model.learn import Report
 from registry.snapshots import SnapshotRow
+
+Training = Callable[[Report, Checkpoints | None], LanguageModel]
+"""A training that is ready to run."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,14 @@ class Material:
     past_exam: dict[str, tuple[Example, ...]]
     texts: tuple[str, ...] = ()
     thumbs: tuple[Thumb, ...] = ()
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What an update makes: the *new* model, which was a teacher, and the challenger."""
+
+    new: LanguageModel
+    challenger: LanguageModel
 
 
 def compose(
@@ -59,6 +70,23 @@ def compose(
         most -= 1
     past_exam = {month: old.held_out[month][:most] for month in sorted(old.held_out)}
     return Material(tuple(domain), tuple(past), new.examination, past_exam, tuple(texts), new.thumbs)
+
+
+def update(
+    champion: LanguageModel, material: Material, params: UpdateParams, conduct: Callable[[str, Training], LanguageModel]
+) -> Taught:
+    """All trainings of an update, one after the other: the one way from a champion and its material to a challenger.
+
+    `conduct(name, training)` runs each: within the monthly flow as a task with curves and checkpoints, in a rebuild by itself.
+    """
+    new = conduct("new", lambda report, kept: learn_month(champion, material, params, report, kept))
+    challenger = conduct(
+        "challenger", lambda report, kept: teach_challenger(champion, new, material, params, report, kept)
+    )
+    if len(material.thumbs) >= params.min_thumbs:
+        guided = challenger
+        challenger = conduct("aligned", lambda report, kept: align_challenger(guided, material, params, report, kept))
+    return Taught(new, challenger)
 
 
 def learn_month(

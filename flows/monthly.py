@@ -16,22 +16,23 @@ from prefect.runtime import flow_run
 from evermoe.errors import NotReady
 from evermoe.locks import exclusive
 from flows.account import keep, monthly_card, name_data, present
-from flows.candidate import Candidate, attempt, store
+from flows.candidate import Candidate, attempt, settle, store
 from flows.card import Card, Source, sources_of, words
 from flows.checks import check_rows, enough, stop
 from flows.exams import ExamReport, sit
 from flows.freezing import freeze, unfrozen
-from flows.learning import Material, align_challenger, compose, learn_month, teach_challenger
-from flows.lineage import learned, merged, unlearned
+from flows.learning import Material, Training, update
+from flows.lineage import gathered, learned, unlearned
 from flows.months import before, month_of, period_of
 from flows.overrides import OVERRIDDEN, Override
 from flows.pages import note, page
-from flows.parts import Parts, open_parts
+from flows.parts import UPDATE_LOCK, Parts, open_parts
 from flows.rehearsal import rehearse
 from flows.steps import due, step
 from flows.trainings import Curve, forget_trainings, resumable
 from flows.trial import override_gates, put_on_trial
 from model import Checkpoints, LanguageModel, from_pretrained
+from model.tasks import fingerprint
 from registry.versions import Version
 
 REHEARSED = "evermoe.rehearsed"
@@ -51,7 +52,7 @@ def monthly(month: str | None = None, now: datetime | None = None, override: Ove
     month = month or before(month_of(due()))
     now = now or datetime.now(UTC)
     period = period_of(month, now)
-    with open_parts() as parts, exclusive(parts.snapshots.home / "update.lock"):
+    with open_parts() as parts, exclusive(parts.snapshots.home / UPDATE_LOCK):
         champion = parts.versions.champion()
         if champion is None:
             raise NotReady("there is no champion to update; make a base first: `evermoe demo`, or see the README")
@@ -66,7 +67,9 @@ def monthly(month: str | None = None, now: datetime | None = None, override: Ove
             if failed := fit.failed or enough(material, parts.params.update.min_records):
                 stop(parts, champion, period, failed)
                 return None
-            made = make(parts, champion, material, (*learned(champion), *fit.snapshots), period)
+            made = make(parts, champion, material, fit.snapshots, period)
+        else:
+            settle(parts, made)
         forget_trainings()
         if override is not None:
             made = override_gates(parts, made, override, now)
@@ -76,35 +79,44 @@ def monthly(month: str | None = None, now: datetime | None = None, override: Ove
         return made.version
 
 
-def make(parts: Parts, champion: Version, material: Material, snapshots: tuple[str, ...], period: str) -> Version:
+def make(parts: Parts, champion: Version, material: Material, fresh: tuple[str, ...], period: str) -> Version:
     """Train, distil, examine, register."""
-    incumbent = from_pretrained(parts.versions.weights(champion.version))
-    name = attempt(period, champion.version)
-    known = learned(champion)
-    sources = sources_of(parts.snapshots, known, [one for one in snapshots if one not in known])
-    new = train_new(parts, incumbent, material, sources, period, resumable(f"{name}-new"))
-    challenger = distil_challenger(parts, incumbent, new, material, sources, period, resumable(f"{name}-challenger"))
-    if len(material.thumbs) >= parts.params.update.min_thumbs:
-        challenger = align_thumbs(parts, challenger, material, period, resumable(f"{name}-aligned"))
-    report = examine(parts, incumbent, challenger, material, (period, champion.version))
-    card = draw_up(parts, (incumbent, challenger), material, sources, report, (period, champion.version))
-    settings = {"parent": champion.version, **parts.params.update.model_dump()}
-    candidate = Candidate(challenger, period, champion.version, snapshots, report.gates, card.figures, settings)
+    incumbent, known = from_pretrained(parts.versions.weights(champion.version)), learned(champion)
+    sources = sources_of(parts.snapshots, known, fresh)
+
+    def conduct(name: str, training: Training) -> LanguageModel:
+        kept = resumable(f"{attempt(period, champion.version)}-{name}")
+        task = {"new": train_new, "challenger": distil_challenger, "aligned": align_thumbs}[name]
+        return task(parts, training, material, sources, period, kept)
+
+    taught = update(incumbent, material, parts.params.update, conduct)
+    report = examine(parts, incumbent, taught.challenger, material, (period, champion.version))
+    models = (incumbent, taught.challenger)
+    card = draw_up(parts, models, material, sources, report, (period, champion.version))
+    candidate = Candidate(
+        taught.challenger,
+        period,
+        champion.version,
+        (*known, *fresh),
+        report.gates,
+        replayed=known,
+        teachers={"new model": fingerprint(taught.new.network), "champion": fingerprint(incumbent.network)},
+        figures=card.figures,
+        settings={"parent": champion.version, **parts.params.update.model_dump()},
+    )
     return register(parts, candidate, card)
 
 
 @step(name="gather new rows and replay")
 def gather(parts: Parts, champion: Version, fresh: Sequence[str]) -> Material:
     """New rows from the snapshots `fresh`, replay from those the champion has learned."""
-    rows, known = merged(parts.snapshots, fresh), merged(parts.snapshots, learned(champion))
-    gates = parts.params.gates
-    return compose(rows, known, parts.params.update, gates.examples_per_month, gates.examples_in_all)
+    return gathered(parts.snapshots, fresh, learned(champion), parts.params)
 
 
 @step(name="train the new model")
 def train_new(
     parts: Parts,
-    incumbent: LanguageModel,
+    training: Training,
     material: Material,
     sources: Sequence[Source],
     period: str,
@@ -120,14 +132,13 @@ def train_new(
         )
         name_data(run, parts.snapshots, sources)
         with run.watched(), Curve(run, f"train {period}") as curve:
-            return learn_month(incumbent, material, params, curve, checkpoints)
+            return training(curve, checkpoints)
 
 
 @step(name="distil the challenger")
 def distil_challenger(
     parts: Parts,
-    incumbent: LanguageModel,
-    new: LanguageModel,
+    training: Training,
     material: Material,
     sources: Sequence[Source],
     period: str,
@@ -143,20 +154,26 @@ def distil_challenger(
         )
         name_data(run, parts.snapshots, sources)
         with run.watched(), Curve(run, f"distil {period}") as curve:
-            return teach_challenger(incumbent, new, material, params, curve, checkpoints)
+            return training(curve, checkpoints)
 
 
 @step(name="align with thumbs")
 def align_thumbs(
-    parts: Parts, challenger: LanguageModel, material: Material, period: str, checkpoints: Checkpoints
+    parts: Parts,
+    training: Training,
+    material: Material,
+    sources: Sequence[Source],
+    period: str,
+    checkpoints: Checkpoints,
 ) -> LanguageModel:
     """What users liked and did not, of answers whose right label nobody told."""
     params = parts.params.update
     with parts.tracking.step(period[:7], "align", period) as run:
         run.params({**params.model_dump(), "thumbs": len(material.thumbs)})
         run.describe(f"The challenger, aligned with {len(material.thumbs):,} thumbs; old answers stay within a bound.")
-        with Curve(run, f"align {period}") as curve:
-            return align_challenger(challenger, material, params, curve, checkpoints)
+        name_data(run, parts.snapshots, sources)
+        with run.watched(), Curve(run, f"align {period}") as curve:
+            return training(curve, checkpoints)
 
 
 @step(name="examine at the gates")
@@ -222,6 +239,6 @@ def answers(parts: Parts, challenger: Version, period: str) -> bool:
     if gate.passed:
         parts.versions.tag(challenger.version, {REHEARSED: "passed"})
     else:
-        failed = {"evermoe.gates": "failed", "evermoe.gates_failed": f"{gate.name} {gate.reason}"}
+        failed = {"evermoe.gates_failed": f"{gate.name} {gate.reason}", "evermoe.gates": "failed"}  # the reason first
         parts.versions.tag(challenger.version, failed)
     return gate.passed

@@ -13,6 +13,9 @@ from registry.snapshots import Snapshots
 from registry.tracking import Tracking
 from registry.versions import Versions
 
+UPDATE_LOCK = "update.lock"
+"""The file in the home that an update holds as long as it runs."""
+
 
 @dataclass(frozen=True)
 class Parts:

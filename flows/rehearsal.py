@@ -24,7 +24,7 @@ from registry.versions import Version
 
 LEASH = ROOT / "commands" / "leash.py"
 QUESTIONS = 5
-READY_SECONDS = 120.0
+READY_SECONDS = 600.0
 ADDRESS = re.compile(r"gateway on (http://\S+),")
 
 

@@ -30,8 +30,11 @@ def due() -> datetime:
     return datetime.fromisoformat(moment) if isinstance(moment, str) else moment
 
 
-def under_way(flow: str) -> bool:
-    """Whether a run of this flow has begun, or was asked for and waits; what the calendar will bring does not count."""
+def asked_for(flow: str) -> bool:
+    """Whether a run of this flow was asked for and has not begun; what the calendar will bring does not count.
+
+    One that has begun holds a lock. What Prefect calls running may have been killed long ago.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowFilter,
@@ -42,11 +45,11 @@ def under_way(flow: str) -> bool:
     )
     from prefect.client.schemas.objects import StateType
 
-    unfinished = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
+    waiting = [StateType.SCHEDULED, StateType.PENDING]
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished))),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=waiting))),
         )
     return any(not (run.auto_scheduled and run.state_type == StateType.SCHEDULED) for run in runs)
 

@@ -53,7 +53,9 @@ def put_on_trial(parts: Parts, challenger: Version, period: str, now: datetime) 
     """
     champion = parts.versions.champion()
     assert champion is not None
+    controls = Controls(parts.ledger, parts.versions, parts.tracking)
     if parts.ledger.find(period, str(challenger.parent)) is not None:
+        controls.settle()  # whoever opened it may have died before the alias was set
         return
     if champion.version != challenger.parent:
         gone = (
@@ -61,7 +63,6 @@ def put_on_trial(parts: Parts, challenger: Version, period: str, now: datetime) 
         )
         parts.versions.tag(challenger.version, {"evermoe.rollout": gone})
         return
-    controls = Controls(parts.ledger, parts.versions, parts.tracking)
     policy = Policy(**parts.params.rollout.model_dump())
     undecided = parts.ledger.running()
     if undecided is not None:

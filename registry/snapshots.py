@@ -104,6 +104,15 @@ class Snapshots:
         """What was frozen under this name. Raises as `load` does."""
         return self._snapshot(self._path(name))
 
+    def require(self, name: str, md5: str) -> Snapshot:
+        """The snapshot, if it is the one with this hash. Raises as `load` does, and `BadInput` naming the file of any other."""
+        found = self.get(name)
+        if found.md5 != md5:
+            raise BadInput(
+                f"{found.path}: frozen anew or changed together with its .dvc: its md5 is {found.md5}, not {md5}"
+            )
+        return found
+
     def names(self) -> tuple[str, ...]:
         """All snapshots, in alphabetical order, which for months is the order of time."""
         files = (tracker.with_suffix("") for tracker in self.folder.glob("*.jsonl.dvc"))

@@ -25,7 +25,7 @@ from urllib.request import url2pathname
 import mlflow
 import mlflow.artifacts
 import mlflow.pyfunc
-from mlflow.entities import LoggedModel, Metric
+from mlflow.entities import LoggedModel, LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
@@ -85,19 +85,23 @@ class Versions:
         tags: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
         params: Mapping[str, Any] | None = None,
+        beside: Mapping[str, str] | None = None,
     ) -> Version:
         """Log a model folder and register it. The same month and parent again returns the version that stands (a retry).
 
         `metrics` and `params` are the logged model's, by which MLflow sets versions side by side; the metrics its run's too.
-        Raises `BadInput` when the folder holds no safetensors or something pickled, or the loader is not there.
+        `beside` are small files that are kept beside the weights, by name. MLflow hears last that the logged model is READY, so
+        one that is has its version, however the process ends. Raises `BadInput` when the folder holds no safetensors or
+        something pickled, or the loader is not there.
         """
         with self._alone():
+            self._settle()
             if (known := self.find(month, parent)) is not None:
                 return known
             _check(folder, loader)
             labels = {str(name): str(value) for name, value in (tags or {}).items()}
             labels |= {"evermoe.month": month, "evermoe.parent": parent or ""}
-            model_id = self._store(folder, loader, month, run_id, labels, params or {})
+            model_id = self._store(folder, loader, month, run_id, labels, params or {}, beside or {})
             if metrics and run_id:
                 now = int(datetime.now(UTC).timestamp() * 1000)
                 self.client.log_batch(
@@ -114,7 +118,14 @@ class Versions:
                     description=description,
                     await_creation_for=0,
                 )
+            self.client.finalize_logged_model(model_id, "READY")
             return self._first_of(self.get(str(made.version)))
+
+    @in_one_line
+    def settle(self) -> None:
+        """Make good what a process left undone that died while it registered. Cheap where nothing is missing."""
+        with self._alone():
+            self._settle()
 
     def champion(self) -> Version | None:
         """The version that serves, if any."""
@@ -189,6 +200,20 @@ class Versions:
             raise NotFound(f"version {version} has no weights at {place}; its artifacts were moved or deleted")
         return place
 
+    @in_one_line
+    def beside(self, version: str, name: str) -> str | None:
+        """A file that was kept beside a version's weights; None where there is none. Raises `NotFound` for the version."""
+        model_id = self.get(version).model_id
+        location = self.client.get_logged_model(model_id).artifact_location.rstrip("/")
+        if (local := _local(location)) is not None:
+            file = self._here(local) / name
+            return file.read_text(encoding="utf-8") if file.exists() else None
+        if name not in {one.path for one in self.client.list_logged_model_artifacts(model_id)}:
+            return None
+        with tempfile.TemporaryDirectory() as draft:
+            brought = mlflow.artifacts.download_artifacts(f"{location}/{name}", dst_path=draft, tracking_uri=self.uri)
+            return Path(brought).read_text(encoding="utf-8")
+
     def _here(self, local: Path) -> Path:
         """A model's folder. MLflow keeps its whole path, so where the home was moved since, the same one in our artifacts."""
         if local.exists() or self.artifacts is None:
@@ -232,6 +257,29 @@ class Versions:
                 raise StorageUnavailable(f"{self.artifacts}: {why}; see that it can be written") from None
             yield
 
+    def _settle(self) -> None:
+        """Of the models that a killed process left, those that a version points to become READY, and others FAILED.
+
+        Without a shared disk another process may be storing one right now, so there nothing is called FAILED.
+        """
+        registered = {one.model_id for one in self.all()}
+        for one in self._logged():
+            if one.model_id in registered and one.status != LoggedModelStatus.READY:
+                self.client.finalize_logged_model(one.model_id, "READY")
+            elif (
+                one.model_id not in registered and one.status != LoggedModelStatus.FAILED and self.artifacts is not None
+            ):
+                self.client.finalize_logged_model(one.model_id, "FAILED")
+
+    def _logged(self) -> Iterator[LoggedModel]:
+        """All models that were logged here to become versions."""
+        token = None
+        while True:
+            page = self.client.search_logged_models([self._experiment], page_token=token)
+            yield from (one for one in page if "evermoe.month" in one.tags)
+            if not (token := page.token):
+                return
+
     def _store(
         self,
         folder: Path,
@@ -240,8 +288,9 @@ class Versions:
         run_id: str | None,
         labels: dict[str, str],
         params: Mapping[str, Any],
+        beside: Mapping[str, str],
     ) -> str:
-        """Log the folder as one of MLflow's models; its id. Raises `StorageUnavailable`."""
+        """Log the folder as one of MLflow's models, not READY yet; its id. Raises `StorageUnavailable`."""
         logged = self.client.create_logged_model(
             self._experiment,
             name=f"{NAME}-{month}",
@@ -253,12 +302,13 @@ class Versions:
         try:
             with tempfile.TemporaryDirectory() as draft:
                 _save(Path(draft), folder, loader, logged, run_id)
+                for name, content in beside.items():
+                    (Path(draft) / "model" / name).write_text(content, encoding="utf-8")
                 self.client.log_model_artifacts(logged.model_id, str(Path(draft) / "model"))
         except OSError as error:
             with suppress(Exception):  # what kept the model from being stored may keep MLflow from hearing of it
                 self.client.finalize_logged_model(logged.model_id, "FAILED")
             raise StorageUnavailable(f"the model of {month} could not be stored: {error.strerror or error}") from None
-        self.client.finalize_logged_model(logged.model_id, "READY")
         return str(logged.model_id)
 
     def _first_of(self, made: Version) -> Version:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evermoe.errors import Conflict
-from evermoe.locks import exclusive
+from evermoe.locks import exclusive, taken
 
 HOLD = """
 import sys, time
@@ -28,7 +28,9 @@ def test_a_lock_that_another_process_holds_is_refused_until_that_one_is_killed(t
     assert other.stdout.readline() == "held\n"
     with pytest.raises(Conflict, match="somebody is there"), exclusive(file, "somebody is there"):
         pass
+    assert taken(file)
     other.kill()
     other.communicate()
+    assert not taken(file)
     with exclusive(file, "somebody is there"), pytest.raises(Conflict), exclusive(file, "somebody is there"):
         pass

@@ -73,6 +73,17 @@ def write_params(folder: Path, **changes: dict[str, object]) -> Path:
     return file
 
 
+def write_stream(folder: Path) -> Path:
+    """Records of two labels from January to May 2025."""
+    stream = folder / "stream.jsonl"
+    first = datetime(2025, 1, 2, tzinfo=UTC)
+    with stream.open("w") as file:
+        for number, (text, label) in enumerate(texts(*OLD)):
+            at = first + timedelta(hours=7 * number)
+            file.write(json.dumps({"at": at.isoformat(), "text": text, "label": label}) + "\n")
+    return stream
+
+
 @dataclass
 class Platform:
     """A home with a champion, and the means to ask and tell it."""
@@ -143,12 +154,7 @@ def platform(prefect: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     from flows.base import base
 
     folder = tmp_path_factory.mktemp("platform")
-    stream = folder / "stream.jsonl"
-    first = datetime(2025, 1, 2, tzinfo=UTC)
-    with stream.open("w") as file:
-        for number, (text, label) in enumerate(texts(*OLD)):
-            at = first + timedelta(hours=7 * number)
-            file.write(json.dumps({"at": at.isoformat(), "text": text, "label": label}) + "\n")
+    stream = write_stream(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERMOE_HOME", str(folder / "home"))
         patch.setenv("EVERMOE_PARAMS", str(write_params(folder)))

@@ -128,6 +128,16 @@ def test_a_file_changed_after_freezing_is_named_and_not_used(tmp_path: Path) -> 
     assert snapshots.load("2025-06") == ROWS  # as the message says
 
 
+def test_a_file_changed_together_with_its_tracker_is_not_the_one_with_the_hash_of_before(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path)
+    before = snapshots.freeze("2025-06", ROWS)
+    assert snapshots.require("2025-06", before.md5) == before
+    before.path.with_name("2025-06.jsonl.dvc").unlink()
+    after = snapshots.freeze("2025-06", ROWS[:1])
+    with pytest.raises(BadInput, match=rf"2025-06\.jsonl: .* its md5 is {after.md5}, not {before.md5}"):
+        snapshots.require("2025-06", before.md5)
+
+
 def test_a_snapshot_nobody_can_restore_is_one_clear_line(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path)
     snapshots.freeze("2025-06", ROWS)

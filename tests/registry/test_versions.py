@@ -238,6 +238,55 @@ def test_of_two_that_no_lock_kept_apart_the_later_takes_its_own_away(
     assert [one.version for one in versions.all()] == ["1"]
 
 
+def logged_status(versions: Versions) -> list[str]:
+    """The status of every logged model, READY or not, the oldest first."""
+    experiment = versions.client.get_experiment_by_name("evermoe")
+    assert experiment is not None
+    found = versions.client.search_logged_models([experiment.experiment_id])
+    return [str(one.status) for one in sorted(found, key=lambda one: one.creation_timestamp)]
+
+
+class PowerCutError(Exception):
+    """In the middle of a registration."""
+
+
+def cut(*given: object, **named: object) -> None:
+    raise PowerCutError
+
+
+@pytest.mark.parametrize("step", ["log_model_artifacts", "create_model_version"])
+def test_a_registration_that_died_before_its_version_was_made_leaves_nothing_that_is_ready(
+    versions: Versions, folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(versions.client, step, cut)
+        with pytest.raises(PowerCutError):
+            register(versions, folder)
+    assert (versions.all(), logged_status(versions)) == ((), ["PENDING"])
+    assert register(versions, folder).version == "1"
+    assert logged_status(versions) == ["FAILED", "READY"]
+
+
+def test_a_registration_that_died_after_its_version_was_made_is_settled(
+    versions: Versions, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(versions.client, "finalize_logged_model", cut)
+        with pytest.raises(PowerCutError):
+            register(versions, folder)
+    assert ([one.version for one in versions.all()], logged_status(versions)) == (["1"], ["PENDING"])
+    versions.settle()
+    assert logged_status(versions) == ["READY"]
+    assert register(versions, folder).version == "1"
+
+
+def test_small_files_are_kept_beside_the_weights(versions: Versions, folder: Path) -> None:
+    made = register(versions, folder, beside={"lineage.json": "{}"})
+    assert versions.beside(made.version, "lineage.json") == "{}"
+    assert versions.beside(made.version, "another.json") is None
+    assert not (versions.weights(made.version) / "lineage.json").exists()
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """A real MLflow server that keeps artifacts itself, as a remote one does."""
@@ -274,7 +323,8 @@ def server(tmp_path: Path) -> Iterator[str]:
 @pytest.mark.slow
 def test_weights_on_a_server_are_brought_here_once(server: str, folder: Path, tmp_path: Path) -> None:
     versions = Versions(server, cache=tmp_path / "cache")
-    made = register(versions, folder)
+    made = register(versions, folder, beside={"lineage.json": "{}"})
+    assert [versions.beside("1", name) for name in ("lineage.json", "another.json")] == ["{}", None]
     weights = versions.weights("1")
     assert weights == tmp_path / "cache" / made.model_id / "weights"
     assert (weights / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
