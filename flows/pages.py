@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from html import escape
+
+from registry.pages import plain
 
 LONGEST = 200
 NOTE = 5000
 """Characters of a text in a page, and of a note above a run."""
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
-
 
 def quoted(text: str, most: int = LONGEST) -> str:
     """What a user wrote, on one line, cut, and with nothing in it that Markdown or HTML would obey."""
-    line = " ".join(text.split())
-    return _MARKUP.sub(r"\\\1", line if len(line) <= most else f"{line[: most - 3]}...")
+    return plain(text, most)
 
 
 def cell(text: str) -> str:
