@@ -29,6 +29,7 @@ from registry.tracking import Tracking
 from registry.versions import Versions
 from tests.flows.test_loop import OLD, SMALL, Platform, texts, write_params
 
+pytestmark = pytest.mark.slow
 EVERMOE = (sys.executable, "-m", "commands.main")
 MONTH, PARENT = "2025-06", "1"
 NOW = end_of(MONTH)
@@ -279,7 +280,6 @@ POINTS = (
 """Where something has been written and what belongs to it has not, in the order in which a run comes by."""
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_run_killed_at_every_step_in_turn_ends_as_if_nobody_had(home: Home, undisturbed: Undisturbed) -> None:
     home.put_back()
@@ -290,7 +290,6 @@ def test_a_run_killed_at_every_step_in_turn_ends_as_if_nobody_had(home: Home, un
     assert outcome(home) == undisturbed.outcome
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_kills_at_thirty_random_points_each_end_as_if_nobody_had(
     home: Home, undisturbed: Undisturbed, prefect_url: str, tmp_path: Path
