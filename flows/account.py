@@ -47,7 +47,7 @@ def monthly_card(
     (incumbent, challenger), (period, parent) = models, made
     comparison = compared(incumbent, challenger, report, material)
     examined = sum(len(examples) for examples in material.past_exam.values())
-    steps: dict[StepName, str] = dict.fromkeys(("snapshot", "train", "distil"), period)
+    steps: dict[StepName, str] = dict.fromkeys(("snapshot", "train", "distil", "align"), period)
     steps["gates"] = attempt(*made)
     runs = {name: parts.tracking.find(period[:7], name, key) for name, key in steps.items()}
     return Card(
