@@ -45,7 +45,8 @@ from flows.base import prepare
 from flows.months import month_of
 from streams import STREAMS, Columns, Record, open_stream
 
-ORDER = ("from scratch", "ours", "replay only", "distillation only", "EWC", "fine-tuning", BASELINE, "frozen")
+SCRATCH, FROZEN = "from scratch", "frozen"
+ORDER = (SCRATCH, "ours", "replay only", "distillation only", "EWC", "fine-tuning", BASELINE, FROZEN)
 """The dearest first, so that no core waits at the end."""
 FEWEST_MONTHS = 3
 
@@ -75,29 +76,23 @@ def main() -> None:
 
 
 def run(stage: Stage, methods: Sequence[str], options: argparse.Namespace, folder: Path) -> None:
-    """All courses, as many at a time as there are cores; first the bases that they share."""
+    """All courses, as many at a time as there are workers; first the bases that they share."""
     seeds = range(options.seeds)
-    wanted = [
-        folder / f"{method}-{seed}" / f"{name}.json"
-        for method in methods
-        for seed in seeds
-        for name in ("base", *stage.updates)
-    ]
+    courses = [(method, seed, course_folder(stage, method, seed, folder)) for method in methods for seed in seeds]
+    wanted = [place / f"{name}.json" for _, _, place in courses for name in ("base", *stage.updates)]
     spawn = multiprocessing.get_context("spawn")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
-        ProcessPoolExecutor(os.cpu_count(), spawn, one_thread) as pool,
+        ProcessPoolExecutor(options.workers, spawn, one_thread) as pool,
         Progress(*columns, console=Console(stderr=True), transient=True) as bars,
     ):
         bar = bars.add_task("bases", total=len(wanted))
         bases = [pool.submit(prepared_base, stage, seed, folder) for seed in seeds]
         for base in bases:
             base.result()
-        courses = [
-            pool.submit(play, stage, method, seed, folder / f"{method}-{seed}") for method in methods for seed in seeds
-        ]
-        while not all(course.done() for course in courses):
-            if failed := [course for course in courses if course.done() and course.exception()]:
+        played = [pool.submit(play, stage, *course) for course in courses]
+        while not all(course.done() for course in played):
+            if failed := [course for course in played if course.done() and course.exception()]:
                 pool.shutdown(cancel_futures=True)
                 failed[0].result()
             bars.update(bar, description="months", completed=sum(file.exists() for file in wanted))
@@ -129,15 +124,23 @@ def stage_of(records: Sequence[Record], params: Params, count: int) -> Stage:
 
 
 def key_of(stage: Stage) -> str:
-    """The folder of this stream, these months and these parameters."""
-    content = [repr((stage.base, stage.months)), stage.params.model_dump_json(include={"model", "base", "update"})]
+    """The folder of this stream, these months and this base."""
+    content = [repr((stage.base, stage.months)), stage.params.model_dump_json(include={"model", "base"})]
     return hashlib.sha256("\n".join(content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def course_folder(stage: Stage, method: str, seed: int, folder: Path) -> Path:
+    """Where a method's way is kept. Of the parameters of an update only those methods know that make one."""
+    if method in (SCRATCH, BASELINE, FROZEN):
+        return folder / f"{method}-{seed}"
+    update = hashlib.sha256(stage.params.update.model_dump_json(exclude={"seed"}).encode()).hexdigest()[:8]
+    return folder / f"{method}-{seed}-{update}"
 
 
 def read_figures(stage: Stage, method: str, seed: int, folder: Path) -> Figures:
     """Of a course that was played."""
-    cells = [read_cell(folder / f"{method}-{seed}" / f"{name}.json") for name in ("base", *stage.updates)]
-    return figures(cells, list(stage.months))
+    place = course_folder(stage, method, seed, folder)
+    return figures([read_cell(place / f"{name}.json") for name in ("base", *stage.updates)], list(stage.months))
 
 
 COLUMNS = ("next", "past", "transfer", "new", "kept", "calibration_error")
@@ -156,7 +159,7 @@ def print_table(found: Mapping[str, Sequence[Figures]], stage: Stage) -> None:
         f"{'':18}{'next':>12}{'past':>12}{'transfer':>12}{'worst month':>22}{'new':>12}{'kept':>12}{'off':>12}"
         f"{'compute':>9}{'seconds':>9}"
     )
-    scratch = mean(one.compute for one in found.get("from scratch", ()))
+    scratch = mean(one.compute for one in found.get(SCRATCH, ()))
     for method, seeds in found.items():
         cells = "".join(f"{spread([getattr(one, name) for one in seeds]):>12}" for name in COLUMNS[:3])
         name, change, error = worst(seeds)
@@ -226,6 +229,9 @@ def arguments() -> argparse.Namespace:
     parser = stream_arguments(__doc__)
     parser.add_argument("--methods", default=",".join(ORDER), help="comma-separated, of: %(default)s")
     parser.add_argument("--quick", action="store_true", help="one seed, four months, a base of 3,000 records")
+    parser.add_argument(
+        "--workers", type=at_least(1), default=os.cpu_count(), help="courses at a time, a core each (default: all cores)"
+    )
     parser.add_argument("--folder", type=Path, default=Path(".cache/continual"), help="where what is computed is kept")
     options = parser.parse_args()
     options.months = options.months or (4 if options.quick else 12)
