@@ -57,7 +57,7 @@ def main() -> None:
     options = arguments()
     try:
         records = list(open_records(options))
-        params = load_params()
+        params = load_params(base=options.base)
         if options.quick:
             params = params.model_copy(update={"base": params.base.model_copy(update={"max_records": 3000})})
         stage = stage_of(records, params, options.months)
@@ -227,10 +227,16 @@ def at_least(least: int) -> Callable[[str], int]:
 def arguments() -> argparse.Namespace:
     """The command line. Ends the program where it cannot work."""
     parser = stream_arguments(__doc__)
+    parser.add_argument(
+        "--base", help="smollm2: a pretrained base, given experts; else one that is trained from nothing"
+    )
     parser.add_argument("--methods", default=",".join(ORDER), help="comma-separated, of: %(default)s")
     parser.add_argument("--quick", action="store_true", help="one seed, four months, a base of 3,000 records")
     parser.add_argument(
-        "--workers", type=at_least(1), default=os.cpu_count(), help="courses at a time, a core each (default: all cores)"
+        "--workers",
+        type=at_least(1),
+        default=os.cpu_count(),
+        help="courses at a time, a core each (default: all cores)",
     )
     parser.add_argument("--folder", type=Path, default=Path(".cache/continual"), help="where what is computed is kept")
     options = parser.parse_args()

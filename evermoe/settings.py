@@ -9,6 +9,7 @@ import json
 import os
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,6 +19,7 @@ from evermoe.errors import BadInput, HomeTooNew
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME_FORMAT = 1
+STAMP = "home.json"
 
 
 class Section(BaseModel):
@@ -57,8 +59,9 @@ class ModelParams(Section):
 
 
 class BaseParams(Section):
-    """Training of the first model from nothing."""
+    """Training of the first model: from nothing, or from a pretrained dense one that is given experts."""
 
+    pretrained: Literal["smollm2"] | None = None
     max_records: int
     epochs: float
     batch_size: int
@@ -157,11 +160,22 @@ class Params(Section):
     demo: DemoParams
 
 
-def load_params(path: Path | None = None) -> Params:
-    """Read params.yaml. Raises `BadInput` naming the key that is wrong."""
+def load_params(path: Path | None = None, base: str | None = None) -> Params:
+    """Read params.yaml, with what its section `bases` puts in place for a base of that name; None: the home's base.
+
+    Raises `BadInput` naming the key that is wrong, and for a base that is not there.
+    """
     path = path or Path(os.environ.get("EVERMOE_PARAMS", ROOT / "params.yaml"))
+    base = base or settings().chosen_base
     try:
-        return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        bases = content.pop("bases", {}) if isinstance(content, dict) else {}
+        if base is None:
+            return Params.model_validate(content)
+        if base not in bases:
+            raise BadInput(f"{path}: no base is called {base!r}; there are: {', '.join(bases) or 'none'}")
+        changed = {name: values | bases[base].get(name, {}) for name, values in content.items()}
+        return Params.model_validate(changed)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such parameters file; set EVERMOE_PARAMS or restore params.yaml") from None
     except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
@@ -179,6 +193,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="EVERMOE_", extra="ignore")
 
     home: Path = Path(".evermoe")
+    base: str | None = None
+    """The base that a new home begins with, of those in params.yaml; None: trained from nothing."""
     database_url: str | None = None
     mlflow_uri: str | None = None
     host: str = "127.0.0.1"
@@ -204,15 +220,26 @@ class Settings(BaseSettings):
         """Where MLflow keeps artifacts; None where a server of the user's says."""
         return None if self.tracking_uri.startswith("http") else self.home.resolve() / "artifacts"
 
+    @property
+    def chosen_base(self) -> str | None:
+        """The base that the home began with; before there is a home, the one that it would begin with."""
+        try:
+            return str(json.loads((self.home / STAMP).read_text())["base"])
+        except (OSError, ValueError, TypeError):
+            return self.base
+        except KeyError:
+            return None
+
     def open_home(self, create: bool = True) -> Path:
         """Make the home on first use and check that this version can read it. Raises `HomeTooNew`, `BadInput`."""
-        stamp = self.home / "home.json"
+        stamp = self.home / STAMP
         try:
             if create:
                 self.home.mkdir(parents=True, exist_ok=True)
             if not stamp.exists():
                 if create:
-                    stamp.write_text(json.dumps({"format": HOME_FORMAT}) + "\n")
+                    content = {"format": HOME_FORMAT} | ({"base": self.base} if self.base else {})
+                    stamp.write_text(json.dumps(content) + "\n")
                 return self.home
             written = json.loads(stamp.read_text())["format"]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -240,3 +267,11 @@ def use_home(home: Path | None) -> Settings:
         os.environ["EVERMOE_HOME"] = str(home.resolve())
     settings.cache_clear()
     return settings()
+
+
+def use_base(name: str | None) -> None:
+    """Let this process and its children begin homes with that base; None keeps EVERMOE_BASE. Raises `BadInput` for no base."""
+    if name is not None:
+        load_params(base=name)
+        os.environ["EVERMOE_BASE"] = name
+        settings.cache_clear()

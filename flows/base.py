@@ -11,6 +11,7 @@ from pathlib import Path
 from prefect import flow
 
 from evermoe.errors import BadInput
+from evermoe.packages import bring_smollm2
 from evermoe.settings import Params, settings
 from flows.account import keep, present
 from flows.candidate import Candidate, store
@@ -20,7 +21,18 @@ from flows.months import start_of
 from flows.parts import Parts, open_parts
 from flows.steps import step
 from flows.trainings import Curve, forget_trainings, resumable
-from model import Checkpoints, Evaluation, Example, LanguageModel, MoeConfig, Recipe, evaluate, train_base
+from model import (
+    Checkpoints,
+    Evaluation,
+    Example,
+    LanguageModel,
+    MoeConfig,
+    Recipe,
+    evaluate,
+    train_base,
+    train_month,
+    upcycle,
+)
 from model.gates import Contest
 from model.learn import Report
 from registry.snapshots import SnapshotRow
@@ -49,9 +61,14 @@ def prepare(records: Sequence[Record], until: str, most: int) -> list[SnapshotRo
 def learn(
     examples: Sequence[Example], params: Params, report: Report, checkpoints: Checkpoints | None = None
 ) -> LanguageModel:
-    """Train the base on examples: those that `split` does not hold out."""
+    """Train the base on examples: those that `split` does not hold out.
+
+    A pretrained one is brought from the package index, given experts, and then learns the examples as a month is learned.
+    """
     base = params.base
     recipe = Recipe(base.epochs, base.batch_size, base.learning_rate, base.text_loss_weight, base.seed)
+    if base.pretrained is not None:
+        return train_month(pretrained(params), examples, (), recipe, report, checkpoints=checkpoints)
     sizes = params.model
     config = model_config(params)
     return train_base(
@@ -62,6 +79,21 @@ def learn(
         report,
         experts_at_first=sizes.experts_at_first,
         checkpoints=checkpoints,
+    )
+
+
+def pretrained(params: Params) -> LanguageModel:
+    """SmolLM2-135M with the experts that the parameters ask for. Raises `ServiceUnreachable`, `StorageUnavailable`."""
+    sizes = params.model
+    return upcycle(
+        bring_smollm2(settings().cache),
+        sizes.experts,
+        sizes.experts_per_token,
+        expert_size=sizes.expert_size,
+        least=sizes.fewest_per_token,
+        most=sizes.most_per_token,
+        max_length=sizes.max_length,
+        seed=params.base.seed,
     )
 
 
@@ -105,8 +137,9 @@ def take_in(parts: Parts, model: LanguageModel, rows: Sequence[SnapshotRow], unt
         run.metrics(
             {name: getattr(every, name) for name in ("calibration_error", "macro_f1", "latency_ms", "memory_bytes")}
         )
+    origin = "from nothing" if parts.params.base.pretrained is None else f"from {parts.params.base.pretrained}"
     lesson = (
-        f"The base: trained from nothing on {len(rows):,} records before {until}, {len(model.labels)} labels. "
+        f"The base: trained {origin} on {len(rows):,} records before {until}, {len(model.labels)} labels. "
         f"Held-out accuracy {figures['all'].accuracy:.1%}."
     )
     card = Card(

@@ -7,6 +7,7 @@ this, so what one of them shows holds for the others.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -65,11 +66,21 @@ def compose(
     generator = random.Random(params.seed)
     domain, past = mix(new.train, old.train, params.domain_share, generator) if new.train else ([], [])
     texts = generator.sample(new.texts, min(len(new.texts), len(domain)))
-    most = examples_per_month
-    while examples_in_all and most > 1 and sum(min(most, len(one)) for one in old.held_out.values()) > examples_in_all:
-        most -= 1
-    past_exam = {month: old.held_out[month][:most] for month in sorted(old.held_out)}
+    most = evenly(map(len, old.held_out.values()), examples_in_all or sys.maxsize)
+    past_exam = {month: old.held_out[month][: min(most, examples_per_month)] for month in sorted(old.held_out)}
     return Material(tuple(domain), tuple(past), new.examination, past_exam, tuple(texts), new.thumbs)
+
+
+def evenly(sizes: Iterable[int], total: int) -> int:
+    """The most that can be taken of each, 1 at least, so that all together are no more than `total`; small ones give what they
+    have."""
+    ordered, share = sorted(sizes), 0
+    for number, size in enumerate(ordered):
+        share = max(1, total // (len(ordered) - number))
+        if size > share:
+            break
+        total -= size
+    return share
 
 
 def update(

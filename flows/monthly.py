@@ -7,6 +7,7 @@ frozen once, and a version is registered once for its (period, parent).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from prefect import flow
@@ -33,6 +34,7 @@ from flows.trainings import Curve, forget_trainings, resumable
 from flows.trial import override_gates, put_on_trial
 from model import Checkpoints, LanguageModel, from_pretrained
 from model.tasks import fingerprint
+from registry.tracking import StepName
 from registry.versions import Version
 
 REHEARSED = "evermoe.rehearsed"
@@ -85,9 +87,8 @@ def make(parts: Parts, champion: Version, material: Material, fresh: tuple[str, 
     sources = sources_of(parts.snapshots, known, fresh)
 
     def conduct(name: str, training: Training) -> LanguageModel:
-        kept = resumable(f"{attempt(period, champion.version)}-{name}")
-        task = {"new": train_new, "challenger": distil_challenger, "aligned": align_thumbs}[name]
-        return task(parts, training, material, sources, period, kept)
+        kept, lesson = resumable(f"{attempt(period, champion.version)}-{name}"), LESSONS[name]
+        return step(lesson.task)(train)(parts, lesson, training, material, sources, period, kept)
 
     taught = update(incumbent, material, parts.params.update, conduct)
     report = examine(parts, incumbent, taught.challenger, material, (period, champion.version))
@@ -113,66 +114,52 @@ def gather(parts: Parts, champion: Version, fresh: Sequence[str]) -> Material:
     return gathered(parts.snapshots, fresh, learned(champion), parts.params)
 
 
-@step(name="train the new model")
-def train_new(
+@dataclass(frozen=True)
+class Lesson:
+    """How a training of the update is shown: its task in Prefect, its run in MLflow, and what the run says of itself."""
+
+    task: str
+    run: StepName
+    words: str
+
+
+LESSONS = {
+    "new": Lesson(
+        "train the new model",
+        "train",
+        "The *new* model: a copy of the champion, trained on {domain:,} new examples and {replay:,} replayed ones.",
+    ),
+    "challenger": Lesson(
+        "distil the challenger",
+        "distil",
+        "The challenger: a copy of the champion, guided by the new model on {domain:,} new examples and by its own frozen self "
+        "on {replay:,} replayed ones.",
+    ),
+    "aligned": Lesson(
+        "align with thumbs",
+        "align",
+        "The challenger, aligned with {thumbs:,} thumbs; old answers stay within a bound.",
+    ),
+}
+"""By the names that `learning.update` gives its trainings."""
+
+
+def train(
     parts: Parts,
+    lesson: Lesson,
     training: Training,
     material: Material,
     sources: Sequence[Source],
     period: str,
     checkpoints: Checkpoints,
 ) -> LanguageModel:
-    """Incremental training: a copy of the champion on the new month and replay."""
-    params = parts.params.update
-    with parts.tracking.step(period[:7], "train", period) as run:
-        run.params({**params.model_dump(), "domain": len(material.domain), "replay": len(material.past)})
-        run.describe(
-            f"The *new* model: a copy of the champion, trained on {len(material.domain):,} new examples and "
-            f"{len(material.past):,} replayed ones."
-        )
+    """One training of the update, with its curve, its data and what the machine did in MLflow."""
+    counts = {"domain": len(material.domain), "replay": len(material.past), "thumbs": len(material.thumbs)}
+    with parts.tracking.step(period[:7], lesson.run, period) as run:
+        run.params({**parts.params.update.model_dump(), **counts})
+        run.describe(lesson.words.format(**counts))
         name_data(run, parts.snapshots, sources)
-        with run.watched(), Curve(run, f"train {period}") as curve:
-            return training(curve, checkpoints)
-
-
-@step(name="distil the challenger")
-def distil_challenger(
-    parts: Parts,
-    training: Training,
-    material: Material,
-    sources: Sequence[Source],
-    period: str,
-    checkpoints: Checkpoints,
-) -> LanguageModel:
-    """A copy of the champion, guided by the new model on the new month and by its own frozen self on replay."""
-    params = parts.params.update
-    with parts.tracking.step(period[:7], "distil", period) as run:
-        run.params({**params.model_dump(), "teachers": "new model, champion"})
-        run.describe(
-            "The challenger: a copy of the champion, guided by the new model on new examples and by its own frozen self on "
-            "replayed ones."
-        )
-        name_data(run, parts.snapshots, sources)
-        with run.watched(), Curve(run, f"distil {period}") as curve:
-            return training(curve, checkpoints)
-
-
-@step(name="align with thumbs")
-def align_thumbs(
-    parts: Parts,
-    training: Training,
-    material: Material,
-    sources: Sequence[Source],
-    period: str,
-    checkpoints: Checkpoints,
-) -> LanguageModel:
-    """What users liked and did not, of answers whose right label nobody told."""
-    params = parts.params.update
-    with parts.tracking.step(period[:7], "align", period) as run:
-        run.params({**params.model_dump(), "thumbs": len(material.thumbs)})
-        run.describe(f"The challenger, aligned with {len(material.thumbs):,} thumbs; old answers stay within a bound.")
-        name_data(run, parts.snapshots, sources)
-        with run.watched(), Curve(run, f"align {period}") as curve:
+        with run.watched(), Curve(run, f"{lesson.run} {period}") as curve:
             return training(curve, checkpoints)
 
 
