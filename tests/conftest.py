@@ -6,11 +6,13 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from evermoe.quiet import silence
+from tests.browser import CHROMIUM, DRIVER, chromium
 
 silence()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -34,6 +36,15 @@ def postgres_url() -> Iterator[str]:
         with engine.connect() as database:
             database.execute(sa.text(f"DROP SCHEMA {schema} CASCADE"))
         engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, or a reason why not."""
+    if not CHROMIUM or not DRIVER:
+        pytest.skip("Chromium and chromedriver are not installed (Debian: chromium, chromium-driver)")
+    with chromium() as driver:
+        yield driver
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,12 +28,11 @@ import yaml
 
 from commands.processes import free_ports
 from evermoe.settings import ROOT
+from tests.browser import shown
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 EVERMOE = [sys.executable, "-m", "commands.main"]
-CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
-DRIVER = shutil.which("chromedriver")
 
 TOPICS = {
     "billing": ["invoice", "refund", "card", "receipt", "discount", "tax"],
@@ -193,48 +191,6 @@ def pages(env: dict[str, str], lived: tuple[Path, dict[str, Any]]) -> Iterator[P
         up.communicate(timeout=60)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM or not DRIVER:
-        pytest.skip("Chromium and chromedriver are not installed (Debian: chromium, chromium-driver)")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(option)
-    options.add_argument("--window-size=1700,1300")
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
-
-
-def shows(browser: Any, address: str, *words: str, click: str | None = None, name: str = "page") -> str:
-    """Open a page, wait until it shows all the words, keep a screenshot; its text."""
-    browser.get(address)
-    deadline, text, clicked = time.monotonic() + 60, "", click is None
-    while time.monotonic() < deadline:
-        text = browser.find_element("tag name", "body").text
-        if not clicked and (found := browser.find_elements("css selector", click)):
-            for one in found:
-                browser.execute_script("arguments[0].click()", one)
-            clicked = True
-        if clicked and all(word in text for word in words):
-            break
-        time.sleep(0.3)
-    kept = os.environ.get("EVERMOE_SCREENSHOTS")
-    if kept:
-        Path(kept).mkdir(parents=True, exist_ok=True)
-        browser.save_screenshot(str(Path(kept) / f"{name}.png"))
-    missing = [word for word in words if word not in text]
-    assert not missing, f"{address} does not show {missing}; it shows: {text[:1500]}"
-    assert len(set(browser.get_screenshot_as_png())) > 100
-    return text
-
-
 def mlflow_runs(pages: Pages, condition: str) -> list[dict[str, Any]]:
     """The runs of the experiment `evermoe`, asked over MLflow's own HTTP API."""
     api = f"{pages.mlflow.rstrip('/')}/api/2.0/mlflow"
@@ -252,7 +208,7 @@ def test_mlflow_shows_a_months_tree_from_drift_to_the_decision(pages: Pages, bro
     (month,) = mlflow_runs(pages, "tags.`evermoe.key` = 'month:2025-05'")
     experiment = month["info"]["experiment_id"]
     steps = ("drift", "snapshot", "train", "distil", "gates", "rollout")
-    shows(
+    shown(
         browser,
         f"{pages.mlflow}/#/experiments/{experiment}/runs",
         "2025-05",
@@ -272,15 +228,15 @@ def test_mlflow_shows_the_drift_report_the_curves_and_the_gates(pages: Pages, br
         for run in below
     }
     run = f"{pages.mlflow}/#/experiments/{experiment}/runs"
-    shows(browser, f"{run}/{by_kind['drift']}", "evermoe.drifted", "score.label", name="mlflow-drift")
-    shows(browser, f"{run}/{by_kind['drift']}/artifacts/drift.html", "drift.html", name="mlflow-drift-report")
-    shows(browser, f"{run}/{by_kind['train']}/model-metrics", "loss", "learning_rate", name="mlflow-curves")
-    shows(browser, f"{run}/{by_kind['gates']}", "challenger.new.accuracy", "may lose", name="mlflow-gates")
+    shown(browser, f"{run}/{by_kind['drift']}", "evermoe.drifted", "score.label", name="mlflow-drift")
+    shown(browser, f"{run}/{by_kind['drift']}/artifacts/drift.html", "drift.html", name="mlflow-drift-report")
+    shown(browser, f"{run}/{by_kind['train']}/model-metrics", "loss", "learning_rate", name="mlflow-curves")
+    shown(browser, f"{run}/{by_kind['gates']}", "challenger.new.accuracy", "may lose", name="mlflow-gates")
 
 
 def test_mlflow_shows_versions_with_aliases_tags_and_what_changed(pages: Pages, browser: Any) -> None:
-    shows(browser, f"{pages.mlflow}/#/models/evermoe", "Version 1", "Version 2", "champion", name="mlflow-versions")
-    shows(
+    shown(browser, f"{pages.mlflow}/#/models/evermoe", "Version 1", "Version 2", "champion", name="mlflow-versions")
+    shown(
         browser,
         f"{pages.mlflow}/#/models/evermoe/versions/2",
         *("New labels: robots", "new month: gains", "evermoe.dvc", "evermoe.learned", "champion"),
@@ -289,7 +245,7 @@ def test_mlflow_shows_versions_with_aliases_tags_and_what_changed(pages: Pages, 
 
 
 def test_prefect_shows_three_deployments_and_the_runs(pages: Pages, browser: Any) -> None:
-    shows(
+    shown(
         browser,
         f"{pages.prefect}/deployments",
         *("drift", "monthly", "rollout", "At 05:00 AM every day", "Every 10 minutes"),
@@ -299,11 +255,11 @@ def test_prefect_shows_three_deployments_and_the_runs(pages: Pages, browser: Any
     of_the_demo = [run for run in runs if run["state_type"] != "SCHEDULED"]
     assert len(of_the_demo) > 5
     assert {run["state_name"] for run in of_the_demo} == {"Completed"}
-    shows(browser, f"{pages.prefect}/runs", "update 2025-05", "window before 2025-06-01 00:00", name="prefect-runs")
+    shown(browser, f"{pages.prefect}/runs", "update 2025-05", "window before 2025-06-01 00:00", name="prefect-runs")
 
 
 def test_the_console_shows_who_serves_and_every_decision(pages: Pages, browser: Any) -> None:
-    shows(browser, pages.console, "champion", "Decisions", "promote", "flow rollout", name="console")
+    shown(browser, pages.console, "champion", "Decisions", "promote", "flow rollout", name="console")
 
 
 def blocks(language: str) -> list[str]:

@@ -50,37 +50,43 @@ class Users:
         texts = [record.text for record in records]
         serving = [answer.label for answer in self._model(champion.version).classify(texts)]
         trying = [answer.label for answer in self._model(plan.challenger).classify(texts)] if plan else serving
-        for record, one, other in zip(records, serving, trying, strict=True):
+        for record, *says in zip(records, serving, trying, strict=True):
             self.asked += 1
-            id, unit = f"clsf-{self.asked}", record.unit or f"unit-{self.asked}"
-            arm, propensity = assign(plan.salt, unit, {"challenger": plan.share}) if plan else ("champion", 1.0)
-            mine, shadow = (other, one) if arm == "challenger" else (one, other)
-            version = plan.challenger if plan and arm == "challenger" else champion.version
-            self.parts.events.record(
-                Request(
-                    id=id,
-                    at=record.at,
-                    kind="classify",
-                    unit=unit,
-                    unit_given=True,
-                    input=record.text,
-                    output=mine,
-                    scores={mine: 1.0},
-                    rollout=plan.rollout if plan else None,
-                    arm=arm,
-                    version=version,
-                    propensity=propensity,
-                    latency_ms=1.0,
-                    prompt_tokens=4,
-                    output_tokens=0,
-                    experts=(1, 2),
-                    shadow=shadow if plan else None,
-                )
-            )
+            id = log(self.parts, self.asked, record.at, record.text, record.unit, *says)
             self.parts.events.record(Feedback(f"told-{id}", id, told_at(record.at), None, record.label))
 
     def _model(self, version: str) -> LanguageModel:
         return loaded(str(self.parts.versions.weights(version)))
+
+
+def log(parts: Parts, number: int, at: datetime, text: str, unit: str | None, serving: str, trying: str) -> str:
+    """A request as the gateway would log it; what the champion says to it, and the challenger, if there is one. Returns its id."""
+    champion, plan = parts.versions.champion(), parts.ledger.plan()
+    assert champion is not None
+    id, unit = f"clsf-{number}", unit or f"unit-{number}"
+    arm, propensity = assign(plan.salt, unit, {"challenger": plan.share}) if plan else ("champion", 1.0)
+    mine, shadow = (trying, serving) if arm == "challenger" else (serving, trying)
+    request = Request(
+        id=id,
+        at=at,
+        kind="classify",
+        unit=unit,
+        unit_given=True,
+        input=text,
+        output=mine,
+        scores={mine: 1.0},
+        rollout=plan.rollout if plan else None,
+        arm=arm,
+        version=plan.challenger if plan and arm == "challenger" else champion.version,
+        propensity=propensity,
+        latency_ms=1.0,
+        prompt_tokens=4,
+        output_tokens=0,
+        experts=(1, 2),
+        shadow=shadow if plan else None,
+    )
+    parts.events.record(request)
+    return id
 
 
 def told_at(at: datetime) -> datetime:

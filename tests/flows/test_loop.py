@@ -18,8 +18,8 @@ from evermoe.settings import ROOT, settings
 from flows.months import end_of, month_of, start_of
 from flows.parts import Parts, open_parts
 from flows.progress import listening
-from monitoring.events import Feedback, Request
-from registry.assignment import assign
+from monitoring.events import Feedback
+from tests.flows.lived import log, told_at
 
 NOUNS = {
     "net.switch": ["vlan", "port", "route", "trunk", "switch", "uplink"],
@@ -104,40 +104,11 @@ class Platform:
     ) -> None:
         """One request as the gateway would log it, with its feedback an hour later: the right label, or a thumb alone."""
         self.asked += 1
-        id, unit, plan = f"clsf-{self.asked}", unit or f"unit-{self.asked}", self.parts.ledger.plan()
-        champion = self.parts.versions.champion()
-        assert champion is not None
-        arm, propensity, version, rollout, shadow = "champion", 1.0, champion.version, None, None
-        output = answer
-        if plan is not None:
-            arm, propensity = assign(plan.salt, unit, {"challenger": plan.share})
-            rollout, version = plan.rollout, plan.challenger if arm == "challenger" else plan.champion
-            output, shadow = (label, answer) if arm == "challenger" else (answer, label)
-        self.parts.events.record(
-            Request(
-                id=id,
-                at=at,
-                kind="classify",
-                unit=unit,
-                unit_given=True,
-                input=text,
-                output=output,
-                scores={output: 1.0},
-                rollout=rollout,
-                arm=arm,
-                version=version,
-                propensity=propensity,
-                latency_ms=1.0,
-                prompt_tokens=4,
-                output_tokens=0,
-                experts=(1, 2),
-                shadow=shadow,
-            )
-        )
+        id = log(self.parts, self.asked, at, text, unit, answer, label)
         if thumb:
-            self.parts.events.record(Feedback(f"told-{id}", id, at + timedelta(hours=1), float(label == answer), None))
+            self.parts.events.record(Feedback(f"told-{id}", id, told_at(at), float(label == answer), None))
         elif tell:
-            self.parts.events.record(Feedback(f"told-{id}", id, at + timedelta(hours=1), None, label))
+            self.parts.events.record(Feedback(f"told-{id}", id, told_at(at), None, label))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,6 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from lived import Users
 
 from commands import services
 from commands.processes import free_ports
@@ -30,10 +28,10 @@ from flows.months import after, month_of, start_of
 from flows.parts import Parts, open_parts
 from registry.versions import Version
 from streams import Record, open_stream
+from tests.browser import shown
+from tests.flows.lived import Users
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # it lives four months first
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 REAL = os.environ.get("EVERMOE_REVIEW_STREAM")
 FIRST = "2025-03"
 MONTHS = 4
@@ -164,47 +162,11 @@ def wait_for(address: str) -> None:
     raise TimeoutError(address)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM or not DRIVER:
-        pytest.skip("Chromium and chromedriver are not installed (Debian: chromium, chromium-driver)")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(option)
-    options.add_argument("--window-size=1500,1400")
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
-
-
-def shown(browser: Any, address: str, *words: str, name: str, framed: bool = False) -> str:
-    """Open a page, or the file it shows in a frame, wait until it shows all the words, keep a picture; its text."""
-    browser.get("about:blank")  # MLflow's addresses differ after the #, which alone loads nothing anew
-    browser.get(address)
-    deadline, text = time.monotonic() + 60, ""
-    while time.monotonic() < deadline and not (text and all(word in text for word in words)):
-        time.sleep(0.3)
-        browser.switch_to.default_content()
-        frames = browser.find_elements("tag name", "iframe")
-        if framed and not frames:
-            continue
-        if framed:
-            browser.switch_to.frame(frames[0])
-        text = browser.find_element("tag name", "body").text
-    browser.switch_to.default_content()
-    if folder := os.environ.get("EVERMOE_SCREENSHOTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
-    missing = [word for word in words if word not in text]
-    assert not missing, f"{address} does not show {missing}; it shows: {text[:3000]}"
+@pytest.fixture(autouse=True)
+def harmless(browser: Any) -> Iterator[None]:
+    """No page may run what a user sent."""
+    yield
     assert browser.title != "owned"
-    return text
 
 
 def test_the_versions_page_says_why_it_replaced_its_parent_on_which_evidence(review: Review, browser: Any) -> None:
