@@ -86,8 +86,8 @@ def distillation_only(champion: LanguageModel, month: Month, meter: Meter) -> La
     """Learning without forgetting (Li and Hoiem, arXiv 1606.09282): the new month, held to what the champion answers on it."""
     update, material = month.params.update, month.material(domain_share=1.0)
     student = champion.copy([example.label for example in material.domain])
-    lessons = [Lesson(example, is_new=False) for example in material.domain]
-    recipe = recipe_of(update, update.epochs, update.learning_rate)
+    lessons = [Lesson(example, is_new=False) for example in material.train.domain]
+    recipe = recipe_of(update, update.learning_rate)
     objective = Distillation(champion.network, champion.network, update.temperature)
     tasks = supervised(student, one_stage("distillation", len(lessons)), lessons, recipe, objective)
     meter.teachers = 1
@@ -100,8 +100,8 @@ def ewc(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     """Elastic weight consolidation (Kirkpatrick et al., arXiv 1612.00796): the new month, each weight held as the past needs it."""
     update, material = month.params.update, month.material(domain_share=1.0)
     student = champion.copy([example.label for example in material.domain])
-    lessons = [Lesson(example) for example in material.domain]
-    recipe = recipe_of(update, update.epochs, update.learning_rate)
+    lessons = [Lesson(example) for example in material.train.domain]
+    recipe = recipe_of(update, update.learning_rate)
     past = month.learned(month.known)[-FISHER_EXAMPLES:]
     objective = Consolidation(champion.network, fisher(champion, past), EWC_STRENGTH)
     meter.tokens += len(past) * 30  # one gradient of each, at about the length of a note

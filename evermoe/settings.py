@@ -71,13 +71,13 @@ class BaseParams(Section):
 
 
 class UpdateParams(Section):
-    """The monthly update: incremental training, then distillation."""
+    """The monthly update: incremental training, then distillation. Epochs are passes over the month's rows."""
 
     domain_share: float
-    epochs: float
+    epochs: int
     batch_size: int
     learning_rate: float
-    distil_epochs: float
+    distil_epochs: int
     distil_learning_rate: float
     temperature: float
     text_loss_weight: float

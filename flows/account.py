@@ -55,7 +55,7 @@ def monthly_card(
         parent=parent,
         labels=challenger.labels,
         lesson=(
-            f"A copy of version {parent}, taught {len(material.domain):,} new examples with {len(material.past):,} replayed "
+            f"A copy of version {parent}, taught {len(material.domain):,} new examples with {len(material.replayed):,} replayed "
             f"ones; examined on {len(material.new_exam):,} new and {examined:,} past examples that no version ever trains on."
         ),
         sources=tuple(sources),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from evermoe.settings import UpdateParams
 from flows.caps import capped
@@ -22,19 +23,33 @@ Training = Callable[[Report, Checkpoints | None], LanguageModel]
 """A training that is ready to run."""
 
 
+class Mixture(NamedTuple):
+    """What a training sees, once each: the month, as often as there are passes over it, and other replay for each of them."""
+
+    domain: tuple[Example, ...]
+    past: tuple[Example, ...]
+
+
 @dataclass(frozen=True)
 class Material:
     """What one update learns from: new rows and replay to train on, and both held out for the examination.
 
-    `texts` are new ones that nobody judged, `thumbs` new answers of which only the liking is known.
+    `train` and `distil` are what the two trainings are made of. `texts` are new ones that nobody judged, `thumbs` new answers of
+    which only the liking is known.
     """
 
     domain: tuple[Example, ...]
-    past: tuple[Example, ...]
+    train: Mixture
+    distil: Mixture
     new_exam: tuple[Example, ...]
     past_exam: dict[str, tuple[Example, ...]]
     texts: tuple[str, ...] = ()
     thumbs: tuple[Thumb, ...] = ()
+
+    @property
+    def replayed(self) -> tuple[Example, ...]:
+        """All replay; no example twice, unless the past is small."""
+        return (*self.train.past, *self.distil.past)
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,9 @@ def compose(
 ) -> Material:
     """3 parts of what the champion has not learned, 7 parts of what it has; one row in seven of both kept for the examination.
 
+    New rows are seen as often as the trainings have passes. Replay is drawn without repetition over all of them, while the past has
+    enough: a hundred steps on the same few hundred rows learn those by heart and forget the others.
+
     `fresh` and `known` are in the order of time. Every past month examines, with at most `examples_per_month`, and with fewer
     where all of them together would be more than `examples_in_all`. Of bare texts at most as many are taken as there are new
     examples, drawn by the seed, so that a busy month with few answers costs no more than its answers are worth. `salt` is that
@@ -64,11 +82,20 @@ def compose(
     known, fresh = capped(known, fresh, params.unit_share, params.unit_rows)
     new, old = split(fresh, salt), split(known, salt)
     generator = random.Random(params.seed)
-    domain, past = mix(new.train, old.train, params.domain_share, generator) if new.train else ([], [])
-    texts = generator.sample(new.texts, min(len(new.texts), len(domain)))
+    passes = (params.epochs, params.distil_epochs)
+    domain, past = mix(new.train, old.train, params.domain_share, generator, sum(passes)) if new.train else ([], [])
+    parts = [cut(some, passes) for some in (domain, past)]
+    train, distil = (Mixture(tuple(some), tuple(other)) for some, other in zip(*parts, strict=True))
+    texts = generator.sample(new.texts, min(len(new.texts), len(new.train)))
     most = evenly(map(len, old.held_out.values()), examples_in_all or sys.maxsize)
     past_exam = {month: old.held_out[month][: min(most, examples_per_month)] for month in sorted(old.held_out)}
-    return Material(tuple(domain), tuple(past), new.examination, past_exam, tuple(texts), new.thumbs)
+    return Material(new.train, train, distil, new.examination, past_exam, tuple(texts), new.thumbs)
+
+
+def cut(examples: Sequence[Example], passes: tuple[int, int]) -> tuple[Sequence[Example], Sequence[Example]]:
+    """In two, in proportion to the passes of the two trainings."""
+    place = len(examples) * passes[0] // max(1, sum(passes))
+    return examples[:place], examples[place:]
 
 
 def evenly(sizes: Iterable[int], total: int) -> int:
@@ -108,10 +135,9 @@ def learn_month(
     checkpoints: Checkpoints | None = None,
 ) -> LanguageModel:
     """The *new* model: a copy of the champion, trained on the new month and replay."""
-    recipe = recipe_of(params, params.epochs, params.learning_rate)
-    return train_month(
-        champion, material.domain, material.past, recipe, report, texts=material.texts, checkpoints=checkpoints
-    )
+    texts = material.texts * params.epochs
+    recipe = recipe_of(params, params.learning_rate)
+    return train_month(champion, *material.train, recipe, report, texts=texts, checkpoints=checkpoints)
 
 
 def teach_challenger(
@@ -123,18 +149,10 @@ def teach_challenger(
     checkpoints: Checkpoints | None = None,
 ) -> LanguageModel:
     """The challenger: a copy of the champion, guided by the new model on the new month and by its own frozen self on replay."""
-    recipe = recipe_of(params, params.distil_epochs, params.distil_learning_rate)
-    taught = (material.domain, material.past)
-    return distil(
-        champion,
-        new,
-        *taught,
-        recipe,
-        params.temperature,
-        report,
-        texts=material.texts,
-        checkpoints=checkpoints,
-    )
+    texts = material.texts * params.distil_epochs
+    recipe = recipe_of(params, params.distil_learning_rate)
+    heat = params.temperature
+    return distil(champion, new, *material.distil, recipe, heat, report, texts=texts, checkpoints=checkpoints)
 
 
 def align_challenger(
@@ -145,12 +163,12 @@ def align_challenger(
     checkpoints: Checkpoints | None = None,
 ) -> LanguageModel:
     """The challenger, aligned with the month's thumbs; its answers on replay move no further than the bound of `Alignment`."""
-    recipe = recipe_of(params, params.align_epochs, params.distil_learning_rate)
-    return align(challenger, material.thumbs, material.past, recipe, report, checkpoints=checkpoints)
+    recipe = recipe_of(params, params.distil_learning_rate, params.align_epochs)
+    return align(challenger, material.thumbs, material.replayed, recipe, report, checkpoints=checkpoints)
 
 
-def recipe_of(params: UpdateParams, epochs: float, learning_rate: float) -> Recipe:
-    """The recipe of one of the update's two trainings."""
+def recipe_of(params: UpdateParams, learning_rate: float, epochs: float = 1) -> Recipe:
+    """The recipe of one of the update's trainings; a mixture has its passes in it and is seen once."""
     return Recipe(
         epochs=epochs,
         batch_size=params.batch_size,

@@ -154,7 +154,7 @@ def train(
     checkpoints: Checkpoints,
 ) -> LanguageModel:
     """One training of the update, with its curve, its data and what the machine did in MLflow."""
-    counts = {"domain": len(material.domain), "replay": len(material.past), "thumbs": len(material.thumbs)}
+    counts = {"domain": len(material.domain), "replay": len(material.replayed), "thumbs": len(material.thumbs)}
     with parts.tracking.step(period[:7], lesson.run, period) as run:
         run.params({**parts.params.update.model_dump(), **counts})
         run.describe(lesson.words.format(**counts))

@@ -20,20 +20,18 @@ class Example:
 def replay(past: Sequence[Example], count: int, generator: random.Random) -> list[Example]:
     """`count` past examples, labels as even as the past allows, so that a small team is not forgotten for a large one.
 
-    Draws without repetition, label by label in turn; returns fewer only where the past has fewer.
+    Draws label by label in turn. None comes again before all have come; of an empty past none comes.
     """
     by_label: dict[str, list[Example]] = defaultdict(list)
     for example in past:
         by_label[example.label].append(example)
-    for examples in by_label.values():
-        generator.shuffle(examples)
     drawn: list[Example] = []
-    labels = sorted(by_label)
-    while labels and len(drawn) < count:
-        generator.shuffle(labels)
-        for label in labels[: count - len(drawn)]:
-            drawn.append(by_label[label].pop())
-        labels = sorted(label for label in labels if by_label[label])
+    while past and len(drawn) < count:
+        waiting = {label: generator.sample(by_label[label], len(by_label[label])) for label in sorted(by_label)}
+        while waiting and len(drawn) < count:
+            labels = generator.sample(list(waiting), len(waiting))
+            drawn += [waiting[label].pop() for label in labels[: count - len(drawn)]]
+            waiting = {label: examples for label, examples in waiting.items() if examples}
     return drawn
 
 
@@ -42,13 +40,14 @@ def mix(
     past: Sequence[Example],
     domain_share: float = 0.3,
     generator: random.Random | None = None,
+    passes: int = 1,
 ) -> tuple[list[Example], list[Example]]:
-    """The new month and as much replay as makes it `domain_share` of the whole.
+    """The new month, `passes` times, and as much replay as makes it `domain_share` of the whole.
 
-    By default 3 parts to 7 (source document, section 4.1). Without a `generator` the draw is that of seed 0. Raises ValueError
-    for a share outside (0, 1].
+    By default 3 parts to 7 (source document, section 4.1). The month is small and comes again; the past is large, and each pass
+    gets other examples of it. Without a `generator` the draw is that of seed 0. Raises ValueError for a share outside (0, 1].
     """
     if not 0 < domain_share <= 1:
         raise ValueError(f"domain_share {domain_share} is not in (0, 1]")
-    count = math.ceil(round(len(domain) * (1 - domain_share) / domain_share, 6))
-    return list(domain), replay(past, count, generator or random.Random(0))
+    count = math.ceil(round(passes * len(domain) * (1 - domain_share) / domain_share, 6))
+    return list(domain) * passes, replay(past, count, generator or random.Random(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -39,12 +40,15 @@ def test_the_rate_warms_up_over_five_percent_and_falls_as_a_cosine() -> None:
     assert rates[52] == pytest.approx(0.5, abs=0.02)
 
 
-def test_replay_is_even_over_labels_and_never_repeats() -> None:
+def test_replay_is_even_over_labels_and_repeats_only_what_has_all_come() -> None:
     past = [Example(f"a{i}", "large") for i in range(90)] + [Example(f"b{i}", "small") for i in range(10)]
     drawn = replay(past, 30, random.Random(0))
     assert len(set(drawn)) == 30
     assert sum(example.label == "small" for example in drawn) == 10
-    assert len(replay(past, 1000, random.Random(0))) == 100
+    twice = Counter(replay(past, 230, random.Random(0)))
+    assert len(twice) == 100
+    assert set(twice.values()) == {2, 3}
+    assert replay([], 5, random.Random(0)) == []
 
 
 def test_the_mix_is_three_parts_new_to_seven_parts_past() -> None:
@@ -52,6 +56,14 @@ def test_the_mix_is_three_parts_new_to_seven_parts_past() -> None:
     past = [Example(f"p{i}", "old") for i in range(500)]
     new, old = mix(domain, past, 0.3, random.Random(0))
     assert (len(new), len(old)) == (30, 70)
+
+
+def test_a_month_comes_again_with_other_replay() -> None:
+    domain = [Example(f"n{i}", "new") for i in range(30)]
+    past = [Example(f"p{i}", "old") for i in range(500)]
+    new, old = mix(domain, past, 0.3, random.Random(0), passes=4)
+    assert set(Counter(new).values()) == {4}
+    assert len(set(old)) == 280
 
 
 def test_only_answers_and_texts_weigh_anything(tiny_model_folder) -> None:
