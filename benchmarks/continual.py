@@ -46,7 +46,7 @@ from flows.months import month_of
 from streams import STREAMS, Columns, Record, open_stream
 
 SCRATCH, FROZEN = "from scratch", "frozen"
-ORDER = (SCRATCH, "ours", "replay only", "distillation only", "EWC", "fine-tuning", BASELINE, FROZEN)
+ORDER = (SCRATCH, "ours", "not averaged", "replay only", "distillation only", "EWC", "fine-tuning", BASELINE, FROZEN)
 """The dearest first, so that no core waits at the end."""
 FEWEST_MONTHS = 3
 

@@ -7,7 +7,7 @@ Knows nothing of tables, files or seeds beyond the parameters it is given. Ours 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -52,12 +52,19 @@ class Month:
     params: Params
     salt: str
 
-    def material(self, domain_share: float | None = None) -> Material:
-        """As the monthly flow composes it, or with another share of the new month."""
+    def changed(self, **values: float) -> Month:
+        """The same with other parameters of the update."""
+        update = self.params.update.model_copy(update=values)
+        return replace(self, params=self.params.model_copy(update={"update": update}))
+
+    def material(self) -> Material:
+        """As the monthly flow composes it."""
+        return compose(self.fresh, self.known, self.params.update, 0, salt=self.salt)
+
+    def in_one(self, **values: float) -> Month:
+        """The same as one training that has all the passes of both."""
         update = self.params.update
-        if domain_share is not None:
-            update = update.model_copy(update={"domain_share": domain_share})
-        return compose(self.fresh, self.known, update, 0, salt=self.salt)
+        return self.changed(epochs=update.epochs + update.distil_epochs, distil_epochs=0, **values)
 
     def learned(self, rows: Sequence[SnapshotRow]) -> tuple[Example, ...]:
         """The examples of rows that are not held out."""
@@ -73,18 +80,21 @@ def frozen(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel
 
 
 def fine_tuning(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
-    """The new month only."""
-    return learn_month(champion, month.material(domain_share=1.0), month.params.update, meter)
+    """The new month only, with as many passes over it as ours."""
+    month = month.in_one(domain_share=1.0)
+    return learn_month(champion, month.material(), month.params.update, meter)
 
 
 def replay_only(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
-    """The monthly update without its distillation."""
+    """Experience replay: the month among the past, with as many passes over it as ours; neither distilled nor averaged."""
+    month = month.in_one()
     return learn_month(champion, month.material(), month.params.update, meter)
 
 
 def distillation_only(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     """Learning without forgetting (Li and Hoiem, arXiv 1606.09282): the new month, held to what the champion answers on it."""
-    update, material = month.params.update, month.material(domain_share=1.0)
+    month = month.in_one(domain_share=1.0)
+    update, material = month.params.update, month.material()
     student = champion.copy([example.label for example in material.domain])
     lessons = [Lesson(example, is_new=False) for example in material.train.domain]
     recipe = recipe_of(update, update.learning_rate)
@@ -98,7 +108,8 @@ def distillation_only(champion: LanguageModel, month: Month, meter: Meter) -> La
 
 def ewc(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     """Elastic weight consolidation (Kirkpatrick et al., arXiv 1612.00796): the new month, each weight held as the past needs it."""
-    update, material = month.params.update, month.material(domain_share=1.0)
+    month = month.in_one(domain_share=1.0)
+    update, material = month.params.update, month.material()
     student = champion.copy([example.label for example in material.domain])
     lessons = [Lesson(example) for example in material.train.domain]
     recipe = recipe_of(update, update.learning_rate)
@@ -120,6 +131,11 @@ def ours(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     return challenger
 
 
+def not_averaged(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
+    """The monthly update without its last step."""
+    return ours(champion, month.changed(challenger_weight=1.0), meter)
+
+
 def from_scratch(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     """A new base on everything that is known."""
     return learn(month.learned([*month.known, *month.fresh]), month.params, meter)
@@ -131,6 +147,7 @@ METHODS: dict[str, Method] = {
     "replay only": replay_only,
     "distillation only": distillation_only,
     "EWC": ewc,
+    "not averaged": not_averaged,
     "ours": ours,
     "from scratch": from_scratch,
 }

@@ -80,6 +80,7 @@ class UpdateParams(Section):
     distil_epochs: int
     distil_learning_rate: float
     temperature: float
+    challenger_weight: float = 1.0
     text_loss_weight: float
     align_epochs: float
     min_records: int

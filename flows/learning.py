@@ -15,7 +15,7 @@ from typing import NamedTuple
 from evermoe.settings import UpdateParams
 from flows.caps import capped
 from flows.examples import split
-from model import Checkpoints, Example, LanguageModel, Recipe, Thumb, align, distil, mix, train_month
+from model import Checkpoints, Example, LanguageModel, Recipe, Thumb, align, average, distil, mix, train_month
 from model.learn import Report
 from registry.snapshots import SnapshotRow
 
@@ -148,11 +148,13 @@ def teach_challenger(
     report: Report,
     checkpoints: Checkpoints | None = None,
 ) -> LanguageModel:
-    """The challenger: a copy of the champion, guided by the new model on the new month and by its own frozen self on replay."""
+    """The challenger: a copy of the champion, guided by the new model on the new month and by its own frozen self on replay, and
+    then averaged with the champion."""
     texts = material.texts * params.distil_epochs
     recipe = recipe_of(params, params.distil_learning_rate)
     heat = params.temperature
-    return distil(champion, new, *material.distil, recipe, heat, report, texts=texts, checkpoints=checkpoints)
+    taught = distil(champion, new, *material.distil, recipe, heat, report, texts=texts, checkpoints=checkpoints)
+    return average(champion, taught, params.challenger_weight)
 
 
 def align_challenger(

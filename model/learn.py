@@ -24,7 +24,7 @@ from model.preferences import Alignment, Preferences, Thumb
 from model.tasks import Distillation, Language, Objective, Supervised, Task
 from model.tokens import train_tokenizer
 
-__all__ = ["Recipe", "Report", "Step", "align", "distil", "fit", "train_base", "train_month"]
+__all__ = ["Recipe", "Report", "Step", "align", "average", "distil", "fit", "train_base", "train_month"]
 
 
 def untrained(
@@ -139,6 +139,23 @@ def distil(
     tasks = supervised(challenger, one_stage("distillation", len(lessons)), lessons, recipe, objective)
     fit(challenger, tasks, steps_of(len(lessons), recipe.batch_size, recipe.epochs), recipe, report, checkpoints)
     return challenger
+
+
+@torch.no_grad()
+def average(champion: LanguageModel, taught: LanguageModel, share: float) -> LanguageModel:
+    """A copy of `taught` whose weights are `share` its own and for the rest the champion's, from which it was trained.
+
+    Between a model and its fine-tuned copy the loss has no ridge, so on the way there is more of what both know than at either
+    end (Wortsman et al., Robust fine-tuning of zero-shot models, arXiv 2109.01903). Routers' biases, which training sets by
+    counting and not by gradients, are those of `taught`. Raises ValueError for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share {share} is not in (0, 1]")
+    averaged = taught.copy()
+    before = dict(champion.network.named_parameters())
+    for name, weight in averaged.network.named_parameters():
+        weight.lerp_(before[name], 1 - share)
+    return averaged
 
 
 def align(

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 import torch
 
-from model import Example, Recipe, Step, distil, evaluate, from_pretrained, mix, replay, train_month
+from model import Example, Recipe, Step, average, distil, evaluate, from_pretrained, mix, replay, train_month
 from model.batches import Lesson, collate, groups, steps_of
 from model.evaluate import weight_bytes
 from model.schedule import warmup_cosine
@@ -136,3 +136,19 @@ def test_an_evaluation_tells_accuracy_latency_and_memory_together(tiny_model_fol
     assert weight_bytes(model) < sum(t.numel() * 4 for t in model.network.state_dict().values())
     nothing_asked = evaluate(model, [])
     assert math.isnan(nothing_asked.latency_ms)
+
+
+def test_an_average_lies_between_the_two_and_leaves_them_alone(tiny_model_folder) -> None:
+    champion = from_pretrained(tiny_model_folder)
+    taught = train_month(champion, NEW, OLD, RECIPE, nothing)
+    ends = [{name: weight.clone() for name, weight in one.network.named_parameters()} for one in (champion, taught)]
+    found = average(champion, taught, 0.25)
+    assert found.labels == taught.labels
+    for name, weight in found.network.named_parameters():
+        torch.testing.assert_close(weight, 0.75 * ends[0][name] + 0.25 * ends[1][name])
+    assert all(torch.equal(weight, ends[0][name]) for name, weight in champion.network.named_parameters())
+    assert all(torch.equal(weight, ends[1][name]) for name, weight in taught.network.named_parameters())
+    whole = average(champion, taught, 1.0)
+    assert all(torch.equal(weight, ends[1][name]) for name, weight in whole.network.named_parameters())
+    with pytest.raises(ValueError, match="share 0"):
+        average(champion, taught, 0)
