@@ -4,7 +4,7 @@
 
 The base learns what came before the last months (at most `base.max_records` of it); then each method learns a month, is asked
 all of the next, and so on. Nothing is tuned to a stream. Each (method, seed, month) is kept once computed, so a run that was
-stopped goes on; a table and a picture are made of what there is. About 4 hours for three seeds and twelve months on 2 cores,
+stopped goes on, and --so-far shows what there is. About 4 hours for three seeds and twelve months on 2 cores,
 15 minutes with --quick (one seed, four months, a smaller base).
 
     next        accuracy on all of the month after the one just learned (prequential), over all questions
@@ -65,8 +65,15 @@ def main() -> None:
         sys.exit(f"continual: {error}")
     folder = options.folder / key_of(stage)
     methods = [method for method in ORDER if method in options.methods]
-    run(stage, methods, options, folder)
-    found = {method: [read_figures(stage, method, seed, folder) for seed in range(options.seeds)] for method in methods}
+    if not options.so_far:
+        run(stage, methods, options, folder)
+    played = {
+        method: [one for seed in range(options.seeds) if (one := read_figures(stage, method, seed, folder))]
+        for method in methods
+    }
+    found = {method: seeds for method, seeds in played.items() if seeds}
+    if not found:
+        sys.exit("continual: no method was played to the end yet")
     picture(found, options.stream if options.path is None else options.path.name, folder / "continual.png")
     if options.json:
         print(json.dumps(as_json(found, stage)))
@@ -137,9 +144,11 @@ def course_folder(stage: Stage, method: str, seed: int, folder: Path) -> Path:
     return folder / f"{method}-{seed}-{update}"
 
 
-def read_figures(stage: Stage, method: str, seed: int, folder: Path) -> Figures:
-    """Of a course that was played."""
+def read_figures(stage: Stage, method: str, seed: int, folder: Path) -> Figures | None:
+    """Of a course that was played to the end; None of another."""
     place = course_folder(stage, method, seed, folder)
+    if not (place / f"{stage.updates[-1]}.json").exists():
+        return None
     return figures([read_cell(place / f"{name}.json") for name in ("base", *stage.updates)], list(stage.months))
 
 
@@ -150,10 +159,11 @@ def print_table(found: Mapping[str, Sequence[Figures]], stage: Stage) -> None:
     """A row a method: mean over seeds, and their standard deviation."""
     months = list(stage.months)
     rows = sum(map(len, stage.months.values()))
+    most = max(map(len, found.values()))
     labels = len({row.label for some in (stage.base, *stage.months.values()) for row in some})
     print(
         f"{len(stage.base):,} records and then {rows:,} in {len(months)} months, {months[0]} to {months[-1]}; {labels} labels; "
-        f"seeds: {len(next(iter(found.values())))}"
+        f"seeds: {most}"
     )
     print(
         f"{'':18}{'next':>12}{'past':>12}{'transfer':>12}{'worst month':>22}{'new':>12}{'kept':>12}{'off':>12}"
@@ -167,7 +177,8 @@ def print_table(found: Mapping[str, Sequence[Figures]], stage: Stage) -> None:
         cells += "".join(f"{spread([getattr(one, name) for one in seeds]):>12}" for name in COLUMNS[3:])
         compute = mean(one.compute for one in seeds)
         cost = f"{compute / scratch:.2f}" if scratch > 0 and compute > 0 else "-"
-        print(f"{method:18}{cells}{cost:>9}{mean(one.seconds for one in seeds):9.1f}")
+        name = method if len(seeds) == most else f"{method} ({len(seeds)})"
+        print(f"{name:18}{cells}{cost:>9}{mean(one.seconds for one in seeds):9.1f}")
 
 
 def spread(values: Sequence[float]) -> str:
@@ -232,6 +243,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--methods", default=",".join(ORDER), help="comma-separated, of: %(default)s")
     parser.add_argument("--quick", action="store_true", help="one seed, four months, a base of 3,000 records")
+    parser.add_argument(
+        "--so-far", action="store_true", help="compute nothing: show the methods and seeds that were played to the end"
+    )
     parser.add_argument(
         "--workers",
         type=at_least(1),
