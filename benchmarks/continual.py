@@ -67,11 +67,7 @@ def main() -> None:
     methods = [method for method in ORDER if method in options.methods]
     if not options.so_far:
         run(stage, methods, options, folder)
-    played = {
-        method: [one for seed in range(options.seeds) if (one := read_figures(stage, method, seed, folder))]
-        for method in methods
-    }
-    found = {method: seeds for method, seeds in played.items() if seeds}
+    found = {method: seeds for method in methods if (seeds := played(stage, method, options.seeds, folder))}
     if not found:
         sys.exit("continual: no method was played to the end yet")
     picture(found, options.stream if options.path is None else options.path.name, folder / "continual.png")
@@ -97,9 +93,9 @@ def run(stage: Stage, methods: Sequence[str], options: argparse.Namespace, folde
         bases = [pool.submit(prepared_base, stage, seed, folder) for seed in seeds]
         for base in bases:
             base.result()
-        played = [pool.submit(play, stage, *course) for course in courses]
-        while not all(course.done() for course in played):
-            if failed := [course for course in played if course.done() and course.exception()]:
+        playing = [pool.submit(play, stage, *course) for course in courses]
+        while not all(course.done() for course in playing):
+            if failed := [course for course in playing if course.done() and course.exception()]:
                 pool.shutdown(cancel_futures=True)
                 failed[0].result()
             bars.update(bar, description="months", completed=sum(file.exists() for file in wanted))
@@ -144,12 +140,15 @@ def course_folder(stage: Stage, method: str, seed: int, folder: Path) -> Path:
     return folder / f"{method}-{seed}-{update}"
 
 
-def read_figures(stage: Stage, method: str, seed: int, folder: Path) -> Figures | None:
-    """Of a course that was played to the end; None of another."""
-    place = course_folder(stage, method, seed, folder)
-    if not (place / f"{stage.updates[-1]}.json").exists():
-        return None
-    return figures([read_cell(place / f"{name}.json") for name in ("base", *stage.updates)], list(stage.months))
+def played(stage: Stage, method: str, seeds: int, folder: Path) -> list[Figures]:
+    """Of each seed whose course was played to the end."""
+    courses = [course_folder(stage, method, seed, folder) for seed in range(seeds)]
+    names = ("base", *stage.updates)
+    return [
+        figures([read_cell(place / f"{name}.json") for name in names], list(stage.months))
+        for place in courses
+        if (place / f"{names[-1]}.json").exists()
+    ]
 
 
 COLUMNS = ("next", "past", "transfer", "new", "kept", "calibration_error")
