@@ -52,7 +52,7 @@ class Month:
     params: Params
     salt: str
 
-    def changed(self, **values: float) -> Month:
+    def changed(self, **values: float | None) -> Month:
         """The same with other parameters of the update."""
         update = self.params.update.model_copy(update=values)
         return replace(self, params=self.params.model_copy(update={"update": update}))
@@ -61,7 +61,7 @@ class Month:
         """As the monthly flow composes it."""
         return compose(self.fresh, self.known, self.params.update, 0, salt=self.salt)
 
-    def in_one(self, **values: float) -> Month:
+    def in_one(self, **values: float | None) -> Month:
         """The same as one training that has all the passes of both."""
         update = self.params.update
         return self.changed(epochs=update.epochs + update.distil_epochs, distil_epochs=0, **values)
@@ -133,7 +133,7 @@ def ours(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
 
 def not_averaged(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     """The monthly update without its last step."""
-    return ours(champion, month.changed(challenger_weight=1.0), meter)
+    return ours(champion, month.changed(averaging_loss=None), meter)
 
 
 def from_scratch(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:

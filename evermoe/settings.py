@@ -80,7 +80,7 @@ class UpdateParams(Section):
     distil_epochs: int
     distil_learning_rate: float
     temperature: float
-    challenger_weight: float = 1.0
+    averaging_loss: float | None = None
     text_loss_weight: float
     align_epochs: float
     min_records: int

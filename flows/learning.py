@@ -15,7 +15,7 @@ from typing import NamedTuple
 from evermoe.settings import UpdateParams
 from flows.caps import capped
 from flows.examples import split
-from model import Checkpoints, Example, LanguageModel, Recipe, Thumb, align, average, distil, mix, train_month
+from model import Checkpoints, Example, LanguageModel, Recipe, Thumb, align, distil, mix, settle, train_month
 from model.learn import Report
 from registry.snapshots import SnapshotRow
 
@@ -149,12 +149,14 @@ def teach_challenger(
     checkpoints: Checkpoints | None = None,
 ) -> LanguageModel:
     """The challenger: a copy of the champion, guided by the new model on the new month and by its own frozen self on replay, and
-    then averaged with the champion."""
+    then averaged with the champion as far as the month allows."""
     texts = material.texts * params.distil_epochs
     recipe = recipe_of(params, params.distil_learning_rate)
     heat = params.temperature
     taught = distil(champion, new, *material.distil, recipe, heat, report, texts=texts, checkpoints=checkpoints)
-    return average(champion, taught, params.challenger_weight)
+    if params.averaging_loss is None:
+        return taught
+    return settle(champion, taught, material.domain, params.averaging_loss / 100)[0]
 
 
 def align_challenger(

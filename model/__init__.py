@@ -6,7 +6,7 @@ from model.decoder import MoeForCausalLM
 from model.evaluate import Evaluation, evaluate
 from model.gates import Gate, judge
 from model.language import Classification, LanguageModel, from_pretrained
-from model.learn import Recipe, Step, align, average, distil, train_base, train_month
+from model.learn import Recipe, Step, align, average, distil, settle, train_base, train_month
 from model.mixture import Example, mix, replay
 from model.preferences import Alignment, Thumb, preference
 from model.upcycle import upcycle
@@ -33,6 +33,7 @@ __all__ = [
     "mix",
     "preference",
     "replay",
+    "settle",
     "train_base",
     "train_month",
     "upcycle",

@@ -15,6 +15,7 @@ from model.checkpoint import Checkpoints
 from model.config import MoeConfig
 from model.curriculum import ALIGNMENT, Stage, curriculum, one_stage
 from model.decoder import MoeForCausalLM
+from model.evaluate import evaluate
 from model.growth import cold_start
 from model.language import LanguageModel
 from model.loop import Recipe, Report, Step, fit
@@ -24,7 +25,9 @@ from model.preferences import Alignment, Preferences, Thumb
 from model.tasks import Distillation, Language, Objective, Supervised, Task
 from model.tokens import train_tokenizer
 
-__all__ = ["Recipe", "Report", "Step", "align", "average", "distil", "fit", "train_base", "train_month"]
+TENTHS = 10
+
+__all__ = ["Recipe", "Report", "Step", "align", "average", "distil", "fit", "settle", "train_base", "train_month"]
 
 
 def untrained(
@@ -156,6 +159,33 @@ def average(champion: LanguageModel, taught: LanguageModel, share: float) -> Lan
     for name, weight in averaged.network.named_parameters():
         weight.lerp_(before[name], 1 - share)
     return averaged
+
+
+def settle(
+    champion: LanguageModel, taught: LanguageModel, month: Sequence[Example], loss: float
+) -> tuple[LanguageModel, float]:
+    """The average nearest to the champion that still knows the month, and the share of `taught` in it, in tenths.
+
+    It may answer `loss` (0 to 1) fewer of the month's own examples right than `taught` does: of all of them, and of those whose
+    label is new to the champion, for whom its weights speak against every new label. More of `taught` is taken to know the month no
+    worse, so the share is found by halving. Where the champion's weights help nothing, the share is 1.
+    """
+    is_new = [example.label not in champion.labels for example in month]
+
+    def known(model: LanguageModel) -> tuple[float, ...]:
+        hits = evaluate(model, month, timed=0).hits
+        parts = (hits, [hit for hit, new in zip(hits, is_new, strict=True) if new])
+        return tuple(sum(part) / len(part) for part in parts if part)
+
+    wanted, below, enough, found = known(taught), 0, TENTHS, taught
+    while enough - below > 1:
+        middle = (below + enough) // 2
+        tried = average(champion, taught, middle / TENTHS)
+        if all(has >= wants - loss for has, wants in zip(known(tried), wanted, strict=True)):
+            enough, found = middle, tried
+        else:
+            below = middle
+    return found, enough / TENTHS
 
 
 def align(

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 import torch
 
-from model import Example, Recipe, Step, average, distil, evaluate, from_pretrained, mix, replay, train_month
+from model import Example, Recipe, Step, average, distil, evaluate, from_pretrained, mix, replay, settle, train_month
 from model.batches import Lesson, collate, groups, steps_of
 from model.evaluate import weight_bytes
 from model.schedule import warmup_cosine
@@ -152,3 +152,25 @@ def test_an_average_lies_between_the_two_and_leaves_them_alone(tiny_model_folder
     assert all(torch.equal(weight, ends[1][name]) for name, weight in whole.network.named_parameters())
     with pytest.raises(ValueError, match="share 0"):
         average(champion, taught, 0)
+
+
+def test_a_model_settles_near_the_champion_and_keeps_the_month(tiny_model_folder) -> None:
+    champion = from_pretrained(tiny_model_folder)
+    taught = train_month(champion, NEW * 8, OLD, RECIPE, nothing)
+    found, share = settle(champion, taught, NEW, 0.03)
+    assert evaluate(taught, NEW).accuracy > 0.9
+    assert evaluate(found, NEW).accuracy >= evaluate(taught, NEW).accuracy - 0.03
+    assert 0 < share <= 1
+    nearer = average(champion, taught, max(0.1, share - 0.1))
+    assert share == 0.1 or evaluate(nearer, NEW).accuracy < evaluate(taught, NEW).accuracy - 0.03
+    same, least = settle(champion, taught, OLD, 1.0)
+    assert least == 0.1
+    assert evaluate(same, OLD).accuracy >= evaluate(champion, OLD).accuracy - 0.05
+
+
+def test_a_new_label_among_many_old_rows_holds_the_average_back(tiny_model_folder) -> None:
+    champion = from_pretrained(tiny_model_folder)
+    taught = train_month(champion, NEW * 8, OLD, RECIPE, nothing)
+    month = [*OLD * 4, *NEW[:2]]
+    found, _ = settle(champion, taught, month, 0.05)  # two of fifty rows and more, whose loss alone would be allowed
+    assert evaluate(found, NEW[:2]).accuracy == evaluate(taught, NEW[:2]).accuracy == 1.0
