@@ -118,6 +118,15 @@ def test_what_was_played_is_not_played_again(stream: Path) -> None:
     assert after.keys() == {"ours", "TF-IDF + LR", "frozen"}
     assert [after[name] for name in before] == list(before.values())
     assert list((stream / "kept").rglob("continual.png"))
+    shown = run(stream, *options, "frozen,EWC", "--so-far")
+    assert json.loads(shown.stdout)["methods"].keys() == {"frozen"}
+
+
+def test_what_nobody_played_is_said_in_one_line(stream: Path) -> None:
+    refused = run(stream, "--months", "2", "--so-far")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.strip() == "continual: no method was played to the end yet"
+    assert not list((stream / "kept").rglob("*.json"))
 
 
 def test_a_stream_that_is_too_short_is_refused_in_one_line(tmp_path: Path) -> None:
