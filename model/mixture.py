@@ -18,10 +18,19 @@ class Example:
 
 
 def replay(past: Sequence[Example], count: int, generator: random.Random) -> list[Example]:
-    """`count` past examples, labels as even as the past allows, so that a small team is not forgotten for a large one.
+    """`count` past examples: half of them even over labels, so that a small team is not forgotten for a large one, half as often as
+    each label is, so that of two teams with like texts the more frequent one stays the likelier answer.
 
-    Draws label by label in turn. None comes again before all have come; of an empty past none comes.
+    In each half none comes again before all have come; of an empty past none comes.
     """
+    even = even_draw(past, count // 2, generator)
+    drawn = even + plain_draw(past, count - len(even), generator)
+    generator.shuffle(drawn)
+    return drawn
+
+
+def even_draw(past: Sequence[Example], count: int, generator: random.Random) -> list[Example]:
+    """Label by label in turn."""
     by_label: dict[str, list[Example]] = defaultdict(list)
     for example in past:
         by_label[example.label].append(example)
@@ -32,6 +41,14 @@ def replay(past: Sequence[Example], count: int, generator: random.Random) -> lis
             labels = generator.sample(list(waiting), len(waiting))
             drawn += [waiting[label].pop() for label in labels[: count - len(drawn)]]
             waiting = {label: examples for label, examples in waiting.items() if examples}
+    return drawn
+
+
+def plain_draw(past: Sequence[Example], count: int, generator: random.Random) -> list[Example]:
+    """Each example with the same chance."""
+    drawn: list[Example] = []
+    while past and len(drawn) < count:
+        drawn += generator.sample(past, min(count - len(drawn), len(past)))
     return drawn
 
 
