@@ -136,6 +136,13 @@ class RolloutParams(Section):
     max_days: int
 
 
+class FeedbackParams(Section):
+    """Which feedback is taken."""
+
+    window_days: int = 90
+    """Days after its request."""
+
+
 class DemoParams(Section):
     """How the demo's users behave."""
 
@@ -157,6 +164,7 @@ class Params(Section):
     gates: GateParams
     drift: DriftParams
     rollout: RolloutParams
+    feedback: FeedbackParams = FeedbackParams()
     demo: DemoParams
 
 
