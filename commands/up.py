@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from commands import services
+from commands.keys import refuse_strangers
 from commands.processes import Process, Processes, Running, answers, in_use
 from evermoe.errors import NotReady, ServiceUnreachable
 from evermoe.settings import Settings, use_home
@@ -45,6 +46,7 @@ def up(
             f"{settings.home} has no model to serve: run `evermoe demo` to make one and see the loop, or `dvc repro` to make a base"
         )
     settings.open_home()
+    refuse_strangers(settings.host, settings.events_url)
     console = Console(stderr=True)
     with suppress(KeyboardInterrupt), in_use(settings.home), Processes(settings.home.resolve() / "logs") as processes:
         stop_on_signals()
@@ -109,7 +111,7 @@ def addresses(settings: Settings) -> dict[str, str]:
     return {
         "console": f"{gateway}/",
         "openai": f"{gateway}/v1",
-        "mlflow": mlflow if mlflow.startswith("http") else services.local_url(settings, settings.mlflow_port),
+        "mlflow": mlflow if mlflow.startswith("http") else services.tool_url(settings, settings.mlflow_port),
         "prefect": services.prefect_api(settings).removesuffix("/api"),
     }
 
