@@ -12,11 +12,12 @@ from typing import Annotated
 
 import typer
 
-from commands.keys import refuse_strangers
+from commands.keys import on_loopback, refuse_strangers
 from commands.services import tool_url
 from commands.up import champion_version
 from evermoe.errors import NotReady
-from evermoe.settings import Settings, load_params, use_home
+from evermoe.settings import PUBLIC_RATE, Settings, load_params, use_home
+from serving.limits import Limits
 from serving.router import Deployment, Router
 from serving.server import listen, run
 
@@ -93,8 +94,24 @@ def serve_on(
         engine = Engine(load)
         router = Router(rollouts.deployment if only is None else lambda: Deployment(only), engine)
         links = Links(mlflow_page(settings), tool_url(settings, settings.prefect_port))
-        app = create_app(engine=engine, router=router, events=events, rollouts=rollouts, links=links, replay=replay)
+        app = create_app(
+            engine=engine,
+            router=router,
+            events=events,
+            rollouts=rollouts,
+            links=links,
+            limits=limits_of(settings, listener),
+            replay=replay,
+        )
         run(app, listener, lambda: announce(listener, router))
+
+
+def limits_of(settings: Settings, listener: socket.socket) -> Limits | None:
+    """What each caller may ask of the gateway on `listener`; None without a limit."""
+    rate = settings.requests_per_second
+    if rate is None:
+        rate = 0.0 if on_loopback(listener.getsockname()[0]) else PUBLIC_RATE
+    return Limits(rate, settings.requests_burst) if rate else None
 
 
 def mlflow_page(settings: Settings) -> str:

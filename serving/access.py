@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,9 @@ from typing import Any, Literal
 
 from fastapi import Depends, Request
 
-from evermoe.errors import Forbidden, NotReady, Unauthenticated
+from evermoe.errors import Forbidden, NotReady, TooManyRequests, Unauthenticated
 from monitoring.keys import ApiKey, Keys, Role, holder
+from serving.limits import Limits
 
 log = logging.getLogger("evermoe.serving")
 COOKIE = "evermoe_session"
@@ -76,10 +78,19 @@ class Access:
     """
 
     def __init__(
-        self, keys: Keys, clock: Callable[[], datetime], *, every: float = 0.5, patience: float = 10.0
+        self,
+        keys: Keys,
+        clock: Callable[[], datetime],
+        limits: Limits | None = None,
+        *,
+        every: float = 0.5,
+        patience: float = 10.0,
     ) -> None:
-        """Keys are read every `every` seconds, in a thread of its own; after `patience` seconds in vain there is a problem."""
-        self.keys = keys
+        """Keys are read every `every` seconds, in a thread of its own; after `patience` seconds in vain there is a problem.
+
+        `limits` hold for each key, and for each address that shows none; None: no limits.
+        """
+        self.keys, self._limits = keys, limits
         self._clock, self._every, self._patience = clock, every, patience
         self._known: Mapping[str, ApiKey] | None = None
         self._required = False
@@ -125,7 +136,7 @@ class Access:
         return holder(text, self._known or {})
 
     async def admit(self, request: Request, *abilities: Ability) -> Caller:
-        """Who asks, if they have one of `abilities`. Raises `Unauthenticated`, `Forbidden`, `NotReady`."""
+        """Who asks, if they have one of `abilities`. Raises `Forbidden`, and as `caller` does."""
         caller = await self.caller(request)
         if not caller.may(*abilities):
             assert caller.key is not None
@@ -134,8 +145,9 @@ class Access:
         return caller
 
     async def caller(self, request: Request) -> Caller:
-        """Who asks. Raises `Unauthenticated`, `WrongOrigin`, `NotReady`, and `StorageUnavailable` for a session."""
+        """Who asks. Raises `Unauthenticated`, `WrongOrigin`, `TooManyRequests`, `NotReady`; for a session `StorageUnavailable`."""
         if not self.required:
+            self.limit(request)
             refuse_other_names(request)
             refuse_other_sites(request)
             return Caller(None)
@@ -143,9 +155,11 @@ class Access:
         if given is not None:
             scheme, _, text = given.partition(" ")
             key = self.holder(text.strip()) if scheme.lower() == "bearer" else None
+            self.limit(request, key)
             if key is None:
                 raise Unauthenticated("this API key is not known here, or was revoked; `evermoe keys list` shows them")
             return Caller(key)
+        self.limit(request)
         token = request.cookies.get(COOKIE)
         if token is None:
             raise Unauthenticated("an API key is needed: send `Authorization: Bearer KEY` (`evermoe keys create`)")
@@ -154,6 +168,22 @@ class Access:
         if key is None:
             raise Unauthenticated("this session is over; sign in again")
         return Caller(key)
+
+    def limit(self, request: Request, key: ApiKey | None = None) -> None:
+        """Count a request against its key, or its address where it has none. Raises `TooManyRequests`."""
+        if self._limits is None:
+            return
+        seconds = self._limits.wait(key.id if key else _address(request), time.monotonic())
+        if seconds > 0:
+            raise TooManyRequests(
+                f"more than {self._limits.per_second:g} requests a second; come again in {math.ceil(seconds)} s",
+                math.ceil(seconds),
+            )
+
+
+def _address(request: Request) -> str:
+    """Where a request comes from; uvicorn believes what a proxy on this machine says of it, and no other."""
+    return f"address {request.client.host if request.client else 'unknown'}"
 
 
 def refuse_other_sites(request: Request, silent: bool = True) -> None:

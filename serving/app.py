@@ -26,6 +26,7 @@ from serving.answers import error_headers, error_shape
 from serving.console import Links
 from serving.engine import Engine
 from serving.gateway import Clock, Gateway
+from serving.limits import Limits
 from serving.rollouts import Rollouts
 from serving.router import Router
 
@@ -44,17 +45,18 @@ def create_app(
     events: EventLog,
     rollouts: Rollouts,
     links: Links | None = None,
+    limits: Limits | None = None,
     clock: Clock = utc_now,
     replay: bool = False,
 ) -> FastAPI:
     """The gateway as an ASGI application. It follows the plan and the API keys while it runs, and on shutdown closes the
     engine and the log.
 
-    `rollouts` reads and changes rollouts; `links` are the addresses of the other UIs for the console; with `replay` a
-    request may name its time in the header X-Evermoe-At.
+    `rollouts` reads and changes rollouts; `links` are the addresses of the other UIs for the console; `limits` hold for each
+    caller; with `replay` a request may name its time in the header X-Evermoe-At.
     """
     gateway = Gateway(engine, router, events, clock, replay)
-    access = Access(Keys(events.engine), clock)
+    access = Access(Keys(events.engine), clock, limits)
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:

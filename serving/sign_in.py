@@ -27,6 +27,7 @@ async def sign_in(request: Request) -> Response:
     """Take a key from the form and begin a session. A refused one gets the form again, which says why."""
     gateway: Gateway = request.app.state.gateway
     access: Access = request.app.state.access
+    access.limit(request)
     refuse_other_sites(request)
     back = RedirectResponse("/", 303)
     if not access.required:
@@ -55,6 +56,7 @@ async def sign_in(request: Request) -> Response:
 async def sign_out(request: Request) -> Response:
     """End the session, here and in the browser."""
     access: Access = request.app.state.access
+    access.limit(request)
     refuse_other_sites(request)
     back = RedirectResponse("/", 303)
     if token := request.cookies.get(COOKIE):

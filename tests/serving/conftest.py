@@ -32,6 +32,7 @@ from registry.versions import Versions
 from serving.access import Access
 from serving.app import create_app
 from serving.engine import Engine
+from serving.limits import Limits
 from serving.rollouts import Rollouts
 from serving.router import Router
 from serving.server import listen
@@ -118,6 +119,7 @@ def start(home: Path) -> Iterator[Callable[..., Served]]:
             waiting: int = 512,
             database: str | None = None,
             feedback_window: timedelta | None = None,
+            limits: Limits | None = None,
         ) -> Served:
             url, tracking_uri = database or f"sqlite:///{home / 'events.db'}", f"sqlite:///{home / 'mlflow.db'}"
             versions = Versions(tracking_uri, artifacts=home / "artifacts")
@@ -127,7 +129,9 @@ def start(home: Path) -> Iterator[Callable[..., Served]]:
             engine = Engine(lambda version: from_pretrained(versions.weights(version)), threads=1, waiting=waiting)
             rollouts = Rollouts(controls, events, alpha=0.05)
             router = Router(rollouts.deployment, engine, every=0.05, reload_after=0.0)
-            app = create_app(engine=engine, router=router, events=events, rollouts=rollouts, replay=replay)
+            app = create_app(
+                engine=engine, router=router, events=events, rollouts=rollouts, limits=limits, replay=replay
+            )
             address = stack.enter_context(running(app))
             http = stack.enter_context(httpx.Client(base_url=address, timeout=30))
             return Served(address, events, controls, engine, router, http, home / "events.db", app)
