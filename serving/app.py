@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from evermoe.errors import EvermoeError, Forbidden, Unauthenticated
 from monitoring.events import EventLog
 from monitoring.keys import Keys
-from serving import console, health, native_routes, openai_routes, rollout_routes, sign_in
+from serving import console, health, native_routes, openai_routes, openapi, rollout_routes, sign_in
 from serving.access import Access
 from serving.answers import error_headers, error_shape
 from serving.console import Links
@@ -80,7 +80,7 @@ def create_app(
     app.state.rollouts = rollouts
     app.state.links = links or Links()
     app.state.started = clock()
-    for part in (openai_routes, native_routes, rollout_routes, health, console, sign_in):
+    for part in (openai_routes, native_routes, rollout_routes, health, console, sign_in, openapi):
         app.include_router(part.router)
     app.state.metrics = health.gateway_metrics(gateway)
     app.add_middleware(Unexpected)

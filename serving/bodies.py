@@ -182,6 +182,7 @@ class ControlBody(Body):
     share: float | None = Field(None, gt=0.0, lt=1.0)
 
 
+BODIES = (ChatBody, CompletionBody, ClassifyBody, FeedbackBody, ControlBody)
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 

@@ -16,11 +16,12 @@ from serving.access import Caller, needs
 from serving.answers import Usage
 from serving.bodies import ClassifyBody, FeedbackBody, read
 from serving.gateway import Gateway
+from serving.openapi import takes
 
 router = APIRouter(prefix="/v1")
 
 
-@router.post("/classify", dependencies=[needs("ask")])
+@router.post("/classify", dependencies=[needs("ask")], openapi_extra=takes(ClassifyBody))
 async def classify(request: Request) -> dict[str, Any]:
     """Answer a text with the likeliest label."""
     gateway: Gateway = request.app.state.gateway
@@ -37,7 +38,7 @@ async def classify(request: Request) -> dict[str, Any]:
     return {"id": asked.id, "model": asked.route.name, "label": answer.label, "scores": answer.scores}
 
 
-@router.post("/feedback", dependencies=[needs("ask")])
+@router.post("/feedback", dependencies=[needs("ask")], openapi_extra=takes(FeedbackBody))
 async def feedback(request: Request) -> dict[str, Any]:
     """Take a score or the right label for a response that this caller received, once per key.
 

@@ -20,6 +20,7 @@ from serving.answers import TextAnswer, error_shape, event, model_card, model_li
 from serving.bodies import ChatBody, CompletionBody, read
 from serving.engine import Generation, Sampling
 from serving.gateway import Asked, Gateway
+from serving.openapi import takes
 from serving.router import MODEL
 
 log = logging.getLogger("evermoe.serving")
@@ -41,14 +42,14 @@ async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
     return model_card(name, request.app.state.started)
 
 
-@router.post("/chat/completions", dependencies=[needs("ask")])
+@router.post("/chat/completions", dependencies=[needs("ask")], openapi_extra=takes(ChatBody))
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     body = await read(request, ChatBody)
     return await _answer(request, "chat", body, body.prompt(), body.new_tokens())
 
 
-@router.post("/completions", dependencies=[needs("ask")])
+@router.post("/completions", dependencies=[needs("ask")], openapi_extra=takes(CompletionBody))
 async def completions(request: Request) -> Response:
     """Continue a text."""
     body = await read(request, CompletionBody)

@@ -19,6 +19,7 @@ from serving import console
 from serving.access import Caller, needs
 from serving.bodies import ControlBody, check, read, read_form
 from serving.gateway import Gateway
+from serving.openapi import takes
 from serving.rollouts import Rollouts
 
 router = APIRouter(prefix="/v1/rollouts")
@@ -38,7 +39,7 @@ async def list_rollouts(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": shapes}
 
 
-@router.post("/{id}/{action}", dependencies=[needs("steer")])
+@router.post("/{id}/{action}", dependencies=[needs("steer")], openapi_extra=takes(ControlBody))
 async def control(request: Request, id: str, action: str) -> Response:
     """Pause, resume, share, promote or abort. Answers the rollout after it; a form is sent back to the console.
 
