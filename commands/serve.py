@@ -15,7 +15,7 @@ import typer
 from commands.keys import on_loopback, refuse_strangers
 from commands.services import tool_url
 from commands.up import champion_version
-from evermoe.errors import NotReady
+from evermoe.errors import NotReady, without_password
 from evermoe.settings import PUBLIC_RATE, Settings, load_params, use_home
 from serving.limits import Limits
 from serving.router import Deployment, Router
@@ -117,7 +117,7 @@ def limits_of(settings: Settings, listener: socket.socket) -> Limits | None:
 def mlflow_page(settings: Settings) -> str:
     """Where MLflow's UI is for a browser: the server we track to, or the one that `evermoe up` starts on our database."""
     if settings.tracking_uri.startswith("http"):
-        return settings.tracking_uri
+        return without_password(settings.tracking_uri)
     return tool_url(settings, settings.mlflow_port)
 
 

@@ -141,12 +141,16 @@ def mlflow_server(settings: Settings) -> Process:
         name="mlflow",
         argv=[
             *[sys.executable, "-m", "mlflow", "server", "--workers", "1"],
-            *["--backend-store-uri", settings.tracking_uri],
             *["--artifacts-destination", str(settings.artifacts)],
             *["--host", tool_host(settings), "--port", str(settings.mlflow_port)],
             *["--uvicorn-opts", "--log-level warning"],
         ],
-        env={**environment(settings), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"},
+        env={
+            **environment(settings),
+            "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,  # not an option: everyone may read a command line
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_LOGGING_LEVEL": "WARNING",
+        },
         ready=f"{url}/health",
         cwd=settings.home.resolve(),
         host=tool_host(settings),

@@ -21,7 +21,7 @@ from rich.text import Text
 from commands import services
 from commands.keys import refuse_strangers
 from commands.processes import Process, Processes, Running, answers, in_use
-from evermoe.errors import NotReady, ServiceUnreachable
+from evermoe.errors import NotReady, ServiceUnreachable, without_password
 from evermoe.settings import Settings, use_home
 
 LOOK_SECONDS = 0.5
@@ -101,13 +101,14 @@ def champion_version(settings: Settings) -> str | None:
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise ServiceUnreachable(f"MLflow at {uri} cannot be read: {str(error).splitlines()[0][:200]}") from None
+        told = without_password(f"MLflow at {uri} cannot be read: {str(error).splitlines()[0][:200]}")
+        raise ServiceUnreachable(told) from None
 
 
 def addresses(settings: Settings) -> dict[str, str]:
     """Where each part is found by a browser or a client on this machine."""
     gateway = services.local_url(settings, settings.gateway_port)
-    mlflow = settings.tracking_uri
+    mlflow = without_password(settings.tracking_uri)
     return {
         "console": f"{gateway}/",
         "openai": f"{gateway}/v1",

@@ -3,6 +3,15 @@
 Any room may raise these; the edges (the command line, the HTTP gateway, a flow) print the message and stop there.
 """
 
+from __future__ import annotations
+
+import re
+
+
+def without_password(text: str) -> str:
+    """`text` without the password of any address in it (`scheme://user:password@host`, well formed or not)."""
+    return re.sub(r":(?!//)\S+@", "@", text)
+
 
 class EvermoeError(Exception):
     """Base of the family. `exit_code` is what the command line returns, `http_status` what the gateway answers."""
