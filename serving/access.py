@@ -83,7 +83,7 @@ class Access:
         clock: Callable[[], datetime],
         limits: Limits | None = None,
         *,
-        every: float = 0.5,
+        every: float = 0.25,
         patience: float = 10.0,
     ) -> None:
         """Keys are read every `every` seconds, in a thread of its own; after `patience` seconds in vain there is a problem.
