@@ -91,9 +91,10 @@ class Access:
         `limits` hold for each key, and for each address that shows none; None: no limits.
         """
         self.keys, self._limits = keys, limits
-        self._clock, self._every, self._patience = clock, every, patience
+        self.clock, self._every, self._patience = clock, every, patience
         self._known: Mapping[str, ApiKey] | None = None
         self._required = False
+        self._fault: str | None = None
         self._heard = time.monotonic()
         self._reader = ThreadPoolExecutor(1, "keys")
 
@@ -115,8 +116,12 @@ class Access:
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._reader, self.keys.all)
         except Exception as error:
-            log.warning("the API keys cannot be read: %s", str(error).splitlines()[0] if str(error) else error)
+            fault = next(iter(str(error).splitlines()), type(error).__name__)
+            if fault != self._fault:
+                log.warning("the API keys cannot be read: %s", fault)
+            self._fault = fault
             return
+        self._fault = None
         self._known = {key.id: key for key in found}
         self._required = self._required or bool(found)  # never back: an emptied table must not open the door
         self._heard = time.monotonic()
@@ -151,10 +156,9 @@ class Access:
             refuse_other_names(request)
             refuse_other_sites(request)
             return Caller(None)
-        given = request.headers.get("authorization")
-        if given is not None:
-            scheme, _, text = given.partition(" ")
-            key = self.holder(text.strip()) if scheme.lower() == "bearer" else None
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":  # another scheme is between a browser and the proxy before us
+            key = self.holder(text.strip())
             self.limit(request, key)
             if key is None:
                 raise Unauthenticated("this API key is not known here, or was revoked; `evermoe keys list` shows them")
@@ -164,7 +168,7 @@ class Access:
         if token is None:
             raise Unauthenticated("an API key is needed: send `Authorization: Bearer KEY` (`evermoe keys create`)")
         refuse_other_sites(request, silent=False)
-        key = await asyncio.to_thread(self.keys.key_of_session, token, self._clock())
+        key = await asyncio.to_thread(self.keys.key_of_session, token, self.clock())
         if key is None:
             raise Unauthenticated("this session is over; sign in again")
         return Caller(key)

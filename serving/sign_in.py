@@ -16,7 +16,6 @@ from evermoe.errors import EvermoeError, Forbidden, Unauthenticated
 from serving import pages
 from serving.access import COOKIE, Access, Caller, refuse_other_sites
 from serving.bodies import read_form
-from serving.gateway import Gateway
 
 LASTS = timedelta(hours=12)
 router = APIRouter()
@@ -25,7 +24,6 @@ router = APIRouter()
 @router.post("/login")
 async def sign_in(request: Request) -> Response:
     """Take a key from the form and begin a session. A refused one gets the form again, which says why."""
-    gateway: Gateway = request.app.state.gateway
     access: Access = request.app.state.access
     access.limit(request)
     refuse_other_sites(request)
@@ -40,7 +38,7 @@ async def sign_in(request: Request) -> Response:
         return page(
             f"the key {key.name} is of the role {key.role}, which the console is not for", Forbidden.http_status
         )
-    token = await asyncio.to_thread(access.keys.open_session, key, gateway.clock(), LASTS)
+    token = await asyncio.to_thread(access.keys.open_session, key, access.clock(), LASTS)
     back.set_cookie(
         COOKIE,
         token,
