@@ -120,3 +120,5 @@ def test_a_session_is_its_keys_until_it_is_over_closed_or_the_key_revoked(keys: 
     assert keys.key_of_session(made.text, NOON) is None
     keys.revoke("ann", NOON)
     assert keys.key_of_session(lasting, NOON) is None
+    late = keys.open_session(made.key, NOON, DAY)  # by a gateway that had not heard of it yet
+    assert keys.key_of_session(late, NOON) is None
