@@ -102,12 +102,13 @@ def refuse_used(here: Settings) -> None:
     """A log or a registry outside of the home must be empty: among users' rows a demo's time travel would be taken for theirs."""
     if here.database_url is not None:
         from monitoring.events import EventLog
+        from monitoring.keys import Keys
         from registry.ledger import Ledger
 
         with EventLog(here.events_url) as events, Ledger(here.events_url) as ledger:
-            if events.counts().requests or ledger.list():
+            if events.counts().requests or ledger.list() or Keys(events.engine).exist():
                 raise BadInput(
-                    "the database of EVERMOE_DATABASE_URL holds requests or rollouts; give the demo an empty one"
+                    "the database of EVERMOE_DATABASE_URL holds requests, rollouts or API keys; give the demo an empty one"
                 )
     if here.mlflow_uri is not None:
         from commands.up import champion_version

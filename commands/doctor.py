@@ -153,7 +153,7 @@ def event_database(settings: Settings) -> Result:
 
     try:
         url = make_url(settings.events_url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         yield fix(
             "EVERMOE_DATABASE_URL is not a database URL; give sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
         )

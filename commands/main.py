@@ -68,6 +68,7 @@ VERBS = {
     "rollout": Verb(
         "commands.rollout:app", "See and steer the rollout: status, start, pause, share, promote, abort …", LOOP
     ),
+    "keys": Verb("commands.keys:app", "Say who may use the gateway: create, list and revoke API keys.", CARE),
     "reproduce": Verb(
         "commands.reproduce:reproduce", "Make a version again from its lineage, and compare it bit for bit.", CARE
     ),
@@ -82,7 +83,8 @@ def build_app(chosen: str | None) -> typer.Typer:
     for name, verb in VERBS.items():
         real = load(verb) if name == chosen else placeholder
         if isinstance(real, typer.Typer):
-            app.add_typer(real, name=name, help=verb.purpose, rich_help_panel=verb.panel, hidden=verb.hidden)
+            told = real.info.help if isinstance(real.info.help, str) else verb.purpose
+            app.add_typer(real, name=name, help=told, rich_help_panel=verb.panel, hidden=verb.hidden)
         else:
             given = None if name == chosen else verb.purpose
             app.command(name, help=given, rich_help_panel=verb.panel, hidden=verb.hidden)(real)

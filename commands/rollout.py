@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +14,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from evermoe.errors import NotReady
+from evermoe.errors import EvermoeError, NotReady
 
 if TYPE_CHECKING:
     from flows.parts import Parts
+    from registry.audit import AuditRow
     from registry.rollout import Decision, Rollout
 
 HOME = typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")
@@ -54,17 +55,26 @@ def status(home: Annotated[Path | None, HOME] = None, as_json: Annotated[bool, J
 
 @app.command()
 def history(home: Annotated[Path | None, HOME] = None, as_json: Annotated[bool, JSON] = False) -> None:
-    """Every decision ever made, by whom and why; checks that the audit log was not tampered with."""
+    """Every decision ever made, by whom and why; fails where the audit log was tampered with, and says at which row."""
     with parts_of(home) as parts:
         rows, verified = parts.ledger.history(), parts.ledger.verify()
     if as_json:
-        typer.echo(json.dumps({"verified": verified.ok, "decisions": [plain(asdict(row)) for row in rows]}))
-        return
+        content = {"verified": verified.ok, "broken_at": verified.broken_at, "reason": verified.reason}
+        typer.echo(json.dumps(content | {"decisions": [plain(asdict(row)) for row in rows]}))
+    else:
+        show_history(rows)
+    if not verified.ok:
+        raise EvermoeError(f"the audit chain is broken: {verified.reason}")
+    if not as_json:
+        typer.echo("the audit chain is whole")
+
+
+def show_history(rows: Sequence[AuditRow]) -> None:
+    """The decisions as a table."""
     table = Table("at", "rollout", "action", "share", "by", "why", box=None)
     for row in rows:
         table.add_row(f"{row.at:%Y-%m-%d %H:%M}", row.rollout, row.action, f"{row.share:.0%}", row.by, row.reason)
     Console().print(table)
-    typer.echo("the audit chain is whole" if verified.ok else f"THE AUDIT CHAIN IS BROKEN: {verified.reason}")
 
 
 @app.command()

@@ -6,15 +6,18 @@ import logging
 import socket
 import sys
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from commands.services import local_url
+from commands.keys import on_loopback, refuse_strangers
+from commands.services import tool_url
 from commands.up import champion_version
-from evermoe.errors import NotReady
-from evermoe.settings import Settings, load_params, use_home
+from evermoe.errors import NotReady, without_password
+from evermoe.settings import PUBLIC_RATE, Settings, load_params, use_home
+from serving.limits import Limits
 from serving.router import Deployment, Router
 from serving.server import listen, run
 
@@ -35,7 +38,10 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve the registered model: the OpenAI-compatible gateway, feedback, and the rollout console."""
+    """Serve the registered model: the OpenAI-compatible gateway, feedback, and the rollout console.
+
+    Open to everyone on this machine until the first `evermoe keys create`; other machines are listened to only after it.
+    """
     settings = use_home(home)
     settings.open_home(create=False)
     if champion_version(settings) is None:
@@ -60,6 +66,7 @@ def serve_on(
 
     `only` is the one version to serve, whatever the ledger says.
     """
+    refuse_strangers(listener.getsockname()[0], events_url)
     # Imported here: torch and MLflow take seconds, and a port in use or an empty home is told before.
     from flows.parts import open_versions
     from model import LanguageModel, from_pretrained
@@ -76,23 +83,42 @@ def serve_on(
     versions = open_versions(settings)
     tracking = Tracking(settings.tracking_uri, settings.artifacts)
 
+    params = load_params()
+    window = timedelta(days=params.feedback.window_days)
+
     def load(version: str) -> LanguageModel:
         return from_pretrained(versions.weights(version))
 
-    with Ledger(events_url) as ledger, EventLog(events_url) as events:
-        rollouts = Rollouts(Controls(ledger, versions, tracking), events, alpha=load_params().rollout.alpha)
+    with Ledger(events_url) as ledger, EventLog(events_url, feedback_window=window) as events:
+        rollouts = Rollouts(Controls(ledger, versions, tracking), events, alpha=params.rollout.alpha)
         engine = Engine(load)
         router = Router(rollouts.deployment if only is None else lambda: Deployment(only), engine)
-        links = Links(mlflow_page(settings), local_url(settings, settings.prefect_port))
-        app = create_app(engine=engine, router=router, events=events, rollouts=rollouts, links=links, replay=replay)
+        links = Links(mlflow_page(settings), tool_url(settings, settings.prefect_port))
+        app = create_app(
+            engine=engine,
+            router=router,
+            events=events,
+            rollouts=rollouts,
+            links=links,
+            limits=limits_of(settings, listener),
+            replay=replay,
+        )
         run(app, listener, lambda: announce(listener, router))
+
+
+def limits_of(settings: Settings, listener: socket.socket) -> Limits | None:
+    """What each caller may ask of the gateway on `listener`; None without a limit."""
+    rate = settings.requests_per_second
+    if rate is None:
+        rate = 0.0 if on_loopback(listener.getsockname()[0]) else PUBLIC_RATE
+    return Limits(rate, settings.requests_burst) if rate else None
 
 
 def mlflow_page(settings: Settings) -> str:
     """Where MLflow's UI is for a browser: the server we track to, or the one that `evermoe up` starts on our database."""
     if settings.tracking_uri.startswith("http"):
-        return settings.tracking_uri
-    return local_url(settings, settings.mlflow_port)
+        return without_password(settings.tracking_uri)
+    return tool_url(settings, settings.mlflow_port)
 
 
 def announce(listener: socket.socket, router: Router) -> None:

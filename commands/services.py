@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
+from commands.keys import on_loopback
 from commands.processes import Process
 from evermoe.quiet import QUIET
 from evermoe.settings import ROOT, Settings
@@ -17,6 +18,19 @@ def local_url(settings: Settings, port: int) -> str:
     """Where a browser on this machine finds a server of ours."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
     return f"http://{host}:{port}"
+
+
+def tool_host(settings: Settings) -> str:
+    """Where Prefect and MLflow listen: on this machine alone, wherever the gateway does.
+
+    Neither asks who one is, and either can replace the champion.
+    """
+    return settings.host if on_loopback(settings.host) else "127.0.0.1"
+
+
+def tool_url(settings: Settings, port: int) -> str:
+    """Where a browser on this machine finds Prefect or MLflow."""
+    return f"http://{tool_host(settings)}:{port}"
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -46,13 +60,13 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def prefect_api(settings: Settings) -> str:
     """The Prefect API as children reach it: PREFECT_API_URL if the user runs a server elsewhere, else ours."""
-    return os.environ.get("PREFECT_API_URL", f"{local_url(settings, settings.prefect_port)}/api")
+    return os.environ.get("PREFECT_API_URL", f"{tool_url(settings, settings.prefect_port)}/api")
 
 
 def prefect_server(settings: Settings) -> Process:
     """Prefect's API and UI, on SQLite in the home. Its first start takes 10 to 20 s (it builds its schema), later ones 3."""
     home = settings.home.resolve() / "prefect"
-    url = local_url(settings, settings.prefect_port)
+    url = tool_url(settings, settings.prefect_port)
     return Process(
         name="prefect",
         argv=[
@@ -62,7 +76,7 @@ def prefect_server(settings: Settings) -> Process:
             "server",
             "start",
             "--host",
-            settings.host,
+            tool_host(settings),
             "--port",
             str(settings.prefect_port),
         ],
@@ -77,7 +91,7 @@ def prefect_server(settings: Settings) -> Process:
         },
         ready=f"{url}/api/health",
         cwd=ROOT,
-        host=settings.host,
+        host=tool_host(settings),
         port=settings.prefect_port,
         port_variable="EVERMOE_PREFECT_PORT",
     )
@@ -122,20 +136,24 @@ def runner(settings: Settings, paused: bool = False) -> Process:
 
 def mlflow_server(settings: Settings) -> Process:
     """MLflow's API and UI on the tracking database; the artifacts are read from the home."""
-    url = local_url(settings, settings.mlflow_port)
+    url = tool_url(settings, settings.mlflow_port)
     return Process(
         name="mlflow",
         argv=[
             *[sys.executable, "-m", "mlflow", "server", "--workers", "1"],
-            *["--backend-store-uri", settings.tracking_uri],
             *["--artifacts-destination", str(settings.artifacts)],
-            *["--host", settings.host, "--port", str(settings.mlflow_port)],
+            *["--host", tool_host(settings), "--port", str(settings.mlflow_port)],
             *["--uvicorn-opts", "--log-level warning"],
         ],
-        env={**environment(settings), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"},
+        env={
+            **environment(settings),
+            "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,  # not an option: everyone may read a command line
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_LOGGING_LEVEL": "WARNING",
+        },
         ready=f"{url}/health",
         cwd=settings.home.resolve(),
-        host=settings.host,
+        host=tool_host(settings),
         port=settings.mlflow_port,
         port_variable="EVERMOE_MLFLOW_PORT",
     )

@@ -19,8 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from commands import services
+from commands.keys import refuse_strangers
 from commands.processes import Process, Processes, Running, answers, in_use
-from evermoe.errors import NotReady, ServiceUnreachable
+from evermoe.errors import NotReady, ServiceUnreachable, without_password
 from evermoe.settings import Settings, use_home
 
 LOOK_SECONDS = 0.5
@@ -45,6 +46,7 @@ def up(
             f"{settings.home} has no model to serve: run `evermoe demo` to make one and see the loop, or `dvc repro` to make a base"
         )
     settings.open_home()
+    refuse_strangers(settings.host, settings.events_url)
     console = Console(stderr=True)
     with suppress(KeyboardInterrupt), in_use(settings.home), Processes(settings.home.resolve() / "logs") as processes:
         stop_on_signals()
@@ -99,17 +101,18 @@ def champion_version(settings: Settings) -> str | None:
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise ServiceUnreachable(f"MLflow at {uri} cannot be read: {str(error).splitlines()[0][:200]}") from None
+        told = without_password(f"MLflow at {uri} cannot be read: {str(error).splitlines()[0][:200]}")
+        raise ServiceUnreachable(told) from None
 
 
 def addresses(settings: Settings) -> dict[str, str]:
     """Where each part is found by a browser or a client on this machine."""
     gateway = services.local_url(settings, settings.gateway_port)
-    mlflow = settings.tracking_uri
+    mlflow = without_password(settings.tracking_uri)
     return {
         "console": f"{gateway}/",
         "openai": f"{gateway}/v1",
-        "mlflow": mlflow if mlflow.startswith("http") else services.local_url(settings, settings.mlflow_port),
+        "mlflow": mlflow if mlflow.startswith("http") else services.tool_url(settings, settings.mlflow_port),
         "prefect": services.prefect_api(settings).removesuffix("/api"),
     }
 

@@ -3,6 +3,15 @@
 Any room may raise these; the edges (the command line, the HTTP gateway, a flow) print the message and stop there.
 """
 
+from __future__ import annotations
+
+import re
+
+
+def without_password(text: str) -> str:
+    """`text` without the password of any address in it (`scheme://user:password@host`, well formed or not)."""
+    return re.sub(r":(?!//)\S+@", "@", text)
+
 
 class EvermoeError(Exception):
     """Base of the family. `exit_code` is what the command line returns, `http_status` what the gateway answers."""
@@ -18,6 +27,20 @@ class BadInput(EvermoeError):
     http_status = 400
 
 
+class Unauthenticated(EvermoeError):
+    """Who asks is not known: no API key, or none that is in force."""
+
+    exit_code = 2
+    http_status = 401
+
+
+class Forbidden(EvermoeError):
+    """Who asks is known, and may not do this."""
+
+    exit_code = 2
+    http_status = 403
+
+
 class NotFound(EvermoeError):
     """The thing named does not exist: a response id, a version, a rollout, a stream."""
 
@@ -30,6 +53,23 @@ class Conflict(EvermoeError):
 
     exit_code = 2
     http_status = 409
+
+
+class Expired(EvermoeError):
+    """The time for this is over: feedback after its window."""
+
+    exit_code = 2
+    http_status = 410
+
+
+class TooManyRequests(EvermoeError):
+    """More was asked than the limit allows; nothing was done. Try again after `retry_after_seconds`."""
+
+    http_status = 429
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class NotReady(EvermoeError):

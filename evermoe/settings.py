@@ -20,6 +20,7 @@ from evermoe.errors import BadInput, HomeTooNew
 ROOT = Path(__file__).resolve().parent.parent
 HOME_FORMAT = 1
 STAMP = "home.json"
+PUBLIC_RATE = 50.0
 
 
 class Section(BaseModel):
@@ -137,6 +138,13 @@ class RolloutParams(Section):
     max_days: int
 
 
+class FeedbackParams(Section):
+    """Which feedback is taken."""
+
+    window_days: int = 90
+    """Days after its request."""
+
+
 class DemoParams(Section):
     """How the demo's users behave."""
 
@@ -158,6 +166,7 @@ class Params(Section):
     gates: GateParams
     drift: DriftParams
     rollout: RolloutParams
+    feedback: FeedbackParams = FeedbackParams()
     demo: DemoParams
 
 
@@ -202,6 +211,10 @@ class Settings(BaseSettings):
     gateway_port: int = Field(8000, ge=1, le=65535)
     mlflow_port: int = Field(5000, ge=1, le=65535)
     prefect_port: int = Field(4200, ge=1, le=65535)
+    requests_per_second: float | None = Field(None, ge=0)
+    """Of each API key, or of each address that shows none. 0: no limit; None: `PUBLIC_RATE` where other machines reach us."""
+    requests_burst: int = Field(100, ge=1)
+    """How many of them may come at once."""
     cache: Path = Path.home() / ".cache" / "evermoe"
     checkpoint_every: int = Field(50, ge=1)
     """Steps of a training between two checkpoints."""

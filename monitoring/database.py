@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
 
-from evermoe.errors import BadInput, StorageUnavailable
+from evermoe.errors import BadInput, StorageUnavailable, without_password
 
 LOCK_WAIT_SECONDS = 5
 
@@ -28,8 +28,9 @@ def connect(url: str) -> Engine:
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
         family = parsed.get_backend_name()
-    except exc.ArgumentError:
-        raise BadInput(f"{url}: not a database address; use sqlite:///FILE or postgresql://USER@HOST/NAME") from None
+    except (exc.ArgumentError, ValueError):  # the latter for a port that is no number, as after a password with a slash
+        told = without_password(url)
+        raise BadInput(f"{told}: not a database address; use sqlite:///FILE or postgresql://USER@HOST/NAME") from None
     if family == "sqlite" and parsed.database and parsed.database != ":memory:":
         engine = create_engine(parsed, pool_pre_ping=True, connect_args={"timeout": LOCK_WAIT_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)

@@ -7,7 +7,7 @@ log. It knows nothing of HTTP, of models or of how an experiment judges the rewa
 from __future__ import annotations
 
 from concurrent.futures import Future
-from datetime import datetime
+from datetime import datetime, timedelta
 from heapq import merge
 from types import TracebackType
 from typing import Any, Self, overload
@@ -51,12 +51,21 @@ class EventLog:
     Safe to use from many threads, and several processes may open the same log. Raises on opening: `BadInput` for an
     address we do not understand, `StorageUnavailable` for a database that does not answer or is damaged, `HomeTooNew` for
     one that a newer version wrote. `queue_limit` bounds the rows that may wait for the disk, `batch_limit` the rows of one
-    transaction.
+    transaction. Feedback later than `feedback_window` after its request is refused; None takes it for ever.
     """
 
-    def __init__(self, url: str, *, queue_limit: int = 10_000, batch_limit: int = 500) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        queue_limit: int = 10_000,
+        batch_limit: int = 500,
+        feedback_window: timedelta | None = None,
+    ) -> None:
         self.engine = open_database(url)
-        self._writer = Writer(self.engine, queue_limit=queue_limit, batch_limit=batch_limit)
+        self._writer = Writer(
+            self.engine, queue_limit=queue_limit, batch_limit=batch_limit, feedback_window=feedback_window
+        )
 
     def close(self) -> None:
         """Write what is queued and let the database go. Appending afterwards fails."""
@@ -82,8 +91,9 @@ class EventLog:
         """Queue `row`; the future is resolved once it is durable. It never raises here: the future carries the error.
 
         A request with an id that is there already is the same request, sent again, or `Conflict`. Feedback on a response
-        that is not there is `NotFound`; with a key that is there already it is not counted (`Conflict` if that key was
-        for another response). `StorageUnavailable` means that nothing was acknowledged: append the same row again.
+        that is not there, or that another API key received, is `NotFound`; with a key that is there already it is not
+        counted (`Conflict` if that key was for another response); after its window it is `Expired`. `StorageUnavailable`
+        means that nothing was acknowledged: append the same row again.
         """
         return self._writer.append(row)
 

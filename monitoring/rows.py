@@ -46,6 +46,8 @@ class Request:
     error: str | None = None
     shadow: str | None = None
     """What the other arm of the rollout would have answered, where it was asked too; nobody was shown it."""
+    api_key: str = ""
+    """The id of the API key that asked; empty where none was needed, and then anyone may give feedback."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Feedback:
     at: datetime
     score: float | None
     label: str | None
+    api_key: str = ""
+    """The id of the API key that it came with; its idempotency keys are its own."""
 
 
 Row = Request | Feedback
@@ -138,9 +142,9 @@ def check(row: Row) -> None:
     if row.at.tzinfo is None:
         raise BadInput(f"{_name(row)}: its time {row.at} has no time zone; give it in UTC")
     names = (
-        (row.id, row.kind, row.rollout or "none", row.arm, row.version)
+        (row.id, row.kind, row.rollout or "none", row.arm, row.version, row.api_key or "none")
         if isinstance(row, Request)
-        else (row.key, row.response_id)
+        else (row.key, row.response_id, row.api_key or "none")
     )
     if not all(0 < len(name) <= MAX_NAME_LENGTH for name in names):
         raise BadInput(f"{_name(row)}: ids, keys and names must have 1 to {MAX_NAME_LENGTH} characters")

@@ -1,4 +1,4 @@
-"""The tables of the event log.
+"""The tables of the event log and of the API keys, and how a database of an older version becomes one of this.
 
 Knows what is stored; not how its database is opened (`monitoring/database.py`), when it is written (`monitoring/writer.py`)
 or what is asked of it (`monitoring/events.py`).
@@ -25,16 +25,18 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     inspect,
     select,
     text,
+    update,
 )
 from sqlalchemy.types import TypeDecorator
 
 from evermoe.errors import HomeTooNew
 from monitoring.database import connect, storage_errors, writing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PART = "events"
 _ADVISORY_LOCK = 0x45564D4F  # any number, the same in every process that creates these tables
 
@@ -123,6 +125,7 @@ requests = Table(
     Column("experts", AsJson, nullable=False),
     Column("error", AnyText),
     Column("shadow", AnyText),
+    Column("api_key", AnyText, nullable=False, server_default=""),
     Index("requests_by_time", "at", "arm"),
     Index("requests_by_rollout", "rollout"),
 )
@@ -131,7 +134,7 @@ feedback = Table(
     "feedback",
     METADATA,
     Column("sequence", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("key", AnyText, nullable=False, unique=True),
+    Column("key", AnyText, nullable=False),
     Column("response_id", AnyText, nullable=False),
     Column("at", UtcDateTime, nullable=False),
     Column("score", Float(53)),
@@ -139,16 +142,37 @@ feedback = Table(
     Column("counted", Boolean, nullable=False),
     Column("reward", Float(53)),
     Column("delay_seconds", Float(53), nullable=False),
+    Column("api_key", AnyText, nullable=False, server_default=""),
+    UniqueConstraint("api_key", "key", name="feedback_key_once"),  # each client has idempotency keys of its own
     sqlite_autoincrement=True,
 )
 
 # One counted feedback a response, held by the database itself: two gateways may write at the same moment.
-Index(
+_counted_once = Index(
     "feedback_counted_once",
     feedback.c.response_id,
     unique=True,
     sqlite_where=feedback.c.counted,
     postgresql_where=feedback.c.counted,
+)
+
+api_keys = Table(
+    "api_keys",
+    METADATA,
+    Column("id", AnyText, primary_key=True),
+    Column("name", AnyText, nullable=False, unique=True),
+    Column("role", AnyText, nullable=False),
+    Column("secret_sha256", AnyText, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
+)
+
+sessions = Table(
+    "sessions",
+    METADATA,
+    Column("token_sha256", AnyText, primary_key=True),
+    Column("api_key", AnyText, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
 )
 
 
@@ -167,14 +191,45 @@ def open_database(url: str) -> Engine:
 def _create_tables(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":  # two gateways may start on an empty database together
         connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _ADVISORY_LOCK})
+    found = None
     if inspect(connection).has_table(schema_versions.name):
         found = connection.scalar(select(schema_versions.c.version).where(schema_versions.c.part == PART))
-        if found is not None and found > SCHEMA_VERSION:
-            raise HomeTooNew(
-                f"the event log was written by a newer Evermoe (format {found}, this one reads {SCHEMA_VERSION}); "
-                "upgrade Evermoe"
-            )
-        if found is not None:
-            return
-    METADATA.create_all(connection)
-    connection.execute(schema_versions.insert().values(part=PART, version=SCHEMA_VERSION))
+    if found is None:
+        METADATA.create_all(connection)
+        connection.execute(schema_versions.insert().values(part=PART, version=SCHEMA_VERSION))
+        return
+    if found > SCHEMA_VERSION:
+        raise HomeTooNew(
+            f"the event log was written by a newer Evermoe (format {found}, this one reads {SCHEMA_VERSION}); "
+            "upgrade Evermoe"
+        )
+    for version in range(found + 1, SCHEMA_VERSION + 1):
+        MIGRATIONS[version](connection)
+        connection.execute(update(schema_versions).where(schema_versions.c.part == PART).values(version=version))
+
+
+def _add_api_keys(connection: Connection) -> None:
+    """Version 2: keys and sessions, whose key a row came with, and idempotency keys that are unique for each API key.
+
+    Old rows came with no key. SQLite cannot drop the old rule from a table, so there the feedback is written anew.
+    """
+    column = "ADD COLUMN api_key TEXT NOT NULL DEFAULT ''"
+    connection.execute(text(f"ALTER TABLE requests {column}"))
+    connection.execute(text(f"ALTER TABLE feedback {column}"))
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("ALTER TABLE feedback DROP CONSTRAINT feedback_key_key"))
+        connection.execute(text("ALTER TABLE feedback ADD CONSTRAINT feedback_key_once UNIQUE (api_key, key)"))
+    else:
+        connection.execute(text("ALTER TABLE feedback RENAME TO feedback_before"))
+        connection.execute(text(f"DROP INDEX {_counted_once.name}"))
+        feedback.create(connection)  # as version 2 has it: a later version that changes this table writes it out here
+        names = ", ".join(column.name for column in feedback.columns)
+        connection.execute(
+            text(f"INSERT INTO feedback ({names}) SELECT {names} FROM feedback_before ORDER BY sequence")
+        )
+        connection.execute(text("DROP TABLE feedback_before"))
+    METADATA.create_all(connection, [api_keys, sessions])
+
+
+MIGRATIONS = {2: _add_api_keys}
+"""What turns a database of the version before into one of this version, within the transaction that opens it."""

@@ -17,12 +17,13 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine, exc, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from evermoe.errors import BadInput, Conflict, EvermoeError, NotFound, StorageUnavailable
+from evermoe.errors import BadInput, Conflict, EvermoeError, Expired, NotFound, StorageUnavailable
 from monitoring.database import is_storage_failure, unavailable, writing
 from monitoring.rows import Feedback, Receipt, Request, Row, check, reward_of
 from monitoring.schema import feedback, requests
@@ -50,8 +51,11 @@ class Job:
 class Writer:
     """The writing thread and its bounded queue."""
 
-    def __init__(self, engine: Engine, *, queue_limit: int, batch_limit: int) -> None:
+    def __init__(
+        self, engine: Engine, *, queue_limit: int, batch_limit: int, feedback_window: timedelta | None = None
+    ) -> None:
         self._engine = engine
+        self._feedback_window = feedback_window
         self._queue_limit = queue_limit
         self._batch_limit = batch_limit
         self._queue: deque[Job] = deque()
@@ -113,7 +117,7 @@ class Writer:
     def _write(self, batch: list[Job]) -> None:
         try:
             with writing(self._engine) as connection:
-                store(connection, batch)
+                store(connection, batch, self._feedback_window)
         except Exception as error:
             if isinstance(error, exc.SQLAlchemyError) and is_storage_failure(error) and not _may_be_of_a_row(error):
                 self._engine.dispose()  # whatever broke, the next batch starts on a fresh connection
@@ -178,17 +182,21 @@ def request_of(columns: Any) -> Request:
         experts=tuple(columns.experts),
         error=columns.error,
         shadow=columns.shadow,
+        api_key=columns.api_key,
     )
 
 
-def store(connection: Connection, batch: Sequence[Job]) -> None:
-    """Insert what is new of `batch` and set each job's outcome. The caller commits; until then nothing may be told."""
+def store(connection: Connection, batch: Sequence[Job], window: timedelta | None = None) -> None:
+    """Insert what is new of `batch` and set each job's outcome. The caller commits; until then nothing may be told.
+
+    `window` is how long after its request feedback is taken; None: for ever.
+    """
     _store_requests(connection, [job for job in batch if isinstance(job.row, Request)])
     waiting = [job for job in batch if isinstance(job.row, Feedback)]
     for _ in range(RACES):  # again for those that another process overtook between our look and our insert
         if not waiting:
             return
-        waiting = _store_feedback(connection, waiting)
+        waiting = _store_feedback(connection, waiting, window)
     for job in waiting:
         job.outcome = StorageUnavailable("the event log could not place this feedback among others; try again")
 
@@ -220,19 +228,27 @@ def _store_requests(connection: Connection, jobs: Sequence[Job]) -> None:
             job.outcome = Conflict(f"another request already has the id {identifier}; nothing was stored")
 
 
-def _store_feedback(connection: Connection, jobs: Sequence[Job]) -> list[Job]:
-    """Decide and insert in order of arrival; returns the jobs that must be decided again."""
+def _store_feedback(connection: Connection, jobs: Sequence[Job], window: timedelta | None) -> list[Job]:
+    """Decide and insert in order of arrival; returns the jobs that must be decided again.
+
+    A response of another API key is told exactly as one that does not exist, and idempotency keys of other API keys are not
+    looked at: no client learns from us which ids another one has.
+    """
     responses = {job.values["response_id"] for job in jobs}
     keys = {job.values["key"] for job in jobs}
     answered = {
         found.id: found
         for found in connection.execute(
-            select(requests.c.id, requests.c.output, requests.c.at).where(requests.c.id.in_(responses))
+            select(requests.c.id, requests.c.output, requests.c.at, requests.c.api_key).where(
+                requests.c.id.in_(responses)
+            )
         )
     }
     seen = {
-        found.key: found.response_id
-        for found in connection.execute(select(feedback.c.key, feedback.c.response_id).where(feedback.c.key.in_(keys)))
+        (found.api_key, found.key): found.response_id
+        for found in connection.execute(
+            select(feedback.c.api_key, feedback.c.key, feedback.c.response_id).where(feedback.c.key.in_(keys))
+        )
     }
     taken = set(
         connection.scalars(
@@ -243,33 +259,38 @@ def _store_feedback(connection: Connection, jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         row = job.row
         assert isinstance(row, Feedback)
-        if row.response_id not in answered:
+        request, key = answered.get(row.response_id), (row.api_key, row.key)
+        if request is None or request.api_key not in ("", row.api_key):
             job.outcome = NotFound(f"no response has the id {row.response_id}; use the `id` that the answer came with")
-        elif row.key in seen:
+        elif key in seen:
             job.outcome = (
                 Receipt(counted=False, reward=None, reason=DUPLICATE)
-                if seen[row.key] == row.response_id
+                if seen[key] == row.response_id
                 else Conflict(f"the key {row.key} belongs to feedback on another response; use a new key for each")
             )
+        elif window is not None and row.at - request.at > window:
+            job.outcome = Expired(
+                f"response {row.response_id} is from {request.at:%Y-%m-%d}; feedback is taken for {window.days} days"
+            )
         else:
-            request = answered[row.response_id]
             counted = row.response_id not in taken
             reward = reward_of(row, request.output) if counted else None
             job.outcome = Receipt(counted, reward, COUNTED if counted else ALREADY)
             delay = (row.at - request.at).total_seconds()
             job.values |= {"counted": counted, "reward": reward, "delay_seconds": delay}
-            seen[row.key] = row.response_id
+            seen[key] = row.response_id
             taken.add(row.response_id)
             inserting.append(job)
     if not inserting:
         return []
-    stored = set(
-        connection.scalars(
-            _insert(connection, feedback).on_conflict_do_nothing().returning(feedback.c.key),
+    stored = {
+        (row.api_key, row.key)
+        for row in connection.execute(
+            _insert(connection, feedback).on_conflict_do_nothing().returning(feedback.c.api_key, feedback.c.key),
             [job.values for job in inserting],
         )
-    )
-    return [job for job in inserting if job.values["key"] not in stored]
+    }
+    return [job for job in inserting if (job.values["api_key"], job.values["key"]) not in stored]
 
 
 def _insert(connection: Connection, table: Any) -> Any:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from evermoe.errors import BadInput, NotFound, ServiceUnreachable, StorageUnavailable
+from evermoe.errors import BadInput, NotFound, ServiceUnreachable, StorageUnavailable, without_password
 
 EXPERIMENT = "evermoe"
 _PATIENCE_SECONDS = 5
@@ -53,7 +53,7 @@ def mlflow_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        line = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        line = without_password(next(iter(str(error).splitlines()), type(error).__name__))[:200]
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise NotFound(f"MLflow: {line}") from error
         if error.error_code == "INVALID_PARAMETER_VALUE":
@@ -102,26 +102,29 @@ def experiment_id(client: MlflowClient, artifacts: Path | None = None) -> str:
 
 def _unavailable(uri: str, line: str) -> ServiceUnreachable | StorageUnavailable:
     if uri.partition(":")[0] in ("http", "https"):
-        return ServiceUnreachable(f"the MLflow server at {uri} failed: {line}; look at its log, or try again")
-    return StorageUnavailable(f"the MLflow database failed: {line}; try again, or see EVERMOE_MLFLOW_URI")
+        told = without_password(f"the MLflow server at {uri} failed: {line}; look at its log, or try again")
+        return ServiceUnreachable(told)
+    told = without_password(f"the MLflow database failed: {line}; try again, or see EVERMOE_MLFLOW_URI")
+    return StorageUnavailable(told)
 
 
 def _ask_server(uri: str) -> None:
+    told = without_password(uri)
     try:
         answer = requests.get(f"{uri.rstrip('/')}/health", timeout=_PATIENCE_SECONDS)
     except requests.RequestException as error:
         raise ServiceUnreachable(
-            f"no MLflow server answers at {uri} ({type(error).__name__}); start it, or correct EVERMOE_MLFLOW_URI"
+            f"no MLflow server answers at {told} ({type(error).__name__}); start it, or correct EVERMOE_MLFLOW_URI"
         ) from None
     if answer.status_code >= 500:
         raise ServiceUnreachable(
-            f"the MLflow server at {uri} answers {answer.status_code}; look at its log, or try again"
+            f"the MLflow server at {told} answers {answer.status_code}; look at its log, or try again"
         )
 
 
 def _ask_database(uri: str) -> None:
     try:
-        url = sa.make_url(uri)
+        url = sa.make_url(uri)  # its errors do not quote what they could not read
         if url.get_backend_name() == "sqlite" and url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         patience = {"connect_timeout": _PATIENCE_SECONDS} if url.get_backend_name() == "postgresql" else {}
@@ -131,5 +134,5 @@ def _ask_database(uri: str) -> None:
         finally:
             engine.dispose()
     except (sa.exc.SQLAlchemyError, OSError, ModuleNotFoundError) as error:
-        why = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        why = without_password(str(getattr(error, "orig", error)).strip().splitlines()[0])
         raise StorageUnavailable(f"the MLflow database cannot be opened: {why}; see EVERMOE_MLFLOW_URI") from None

@@ -17,8 +17,12 @@ from evermoe.errors import EvermoeError
 Kind = Literal["chat", "completion", "classify"]
 PREFIXES: dict[Kind, str] = {"chat": "chatcmpl", "completion": "cmpl", "classify": "clsf"}
 DONE = b"data: [DONE]\n\n"
-CODES = {400: "invalid_request", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 409: "conflict"} | {
+CODES = {400: "invalid_request", 401: "invalid_api_key", 403: "forbidden", 404: "not_found"} | {
+    405: "method_not_allowed",
+    409: "conflict",
+    410: "expired",
     413: "body_too_large",
+    429: "rate_limit_exceeded",
     500: "internal_error",
     503: "unavailable",
 }
@@ -115,8 +119,10 @@ def error_shape(message: str, status: int, code: str | None = None) -> dict[str,
     }
 
 
-def retry_after(error: EvermoeError) -> dict[str, str]:
-    """The header that tells a client when to come again, for errors that pass."""
-    if error.http_status != 503:
+def error_headers(error: EvermoeError) -> dict[str, str]:
+    """The header that tells a client when to come again, for errors that pass, or how to say who it is."""
+    if error.http_status == 401:
+        return {"WWW-Authenticate": "Bearer"}
+    if error.http_status not in (429, 503):
         return {}
     return {"Retry-After": str(getattr(error, "retry_after_seconds", 2))}

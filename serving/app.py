@@ -17,13 +17,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evermoe.errors import EvermoeError
+from evermoe.errors import EvermoeError, Forbidden, Unauthenticated
 from monitoring.events import EventLog
-from serving import console, health, native_routes, openai_routes, rollout_routes
-from serving.answers import error_shape, retry_after
+from monitoring.keys import Keys
+from serving import console, health, native_routes, openai_routes, openapi, rollout_routes, sign_in
+from serving.access import Access
+from serving.answers import error_headers, error_shape
 from serving.console import Links
 from serving.engine import Engine
 from serving.gateway import Clock, Gateway
+from serving.limits import Limits
 from serving.rollouts import Rollouts
 from serving.router import Router
 
@@ -42,20 +45,23 @@ def create_app(
     events: EventLog,
     rollouts: Rollouts,
     links: Links | None = None,
+    limits: Limits | None = None,
     clock: Clock = utc_now,
     replay: bool = False,
 ) -> FastAPI:
-    """The gateway as an ASGI application. It follows the plan while it runs, and on shutdown closes the engine and the log.
+    """The gateway as an ASGI application. It follows the plan and the API keys while it runs, and on shutdown closes the
+    engine and the log.
 
-    `rollouts` reads and changes rollouts; `links` are the addresses of the other UIs for the console; with `replay` a
-    request may name its time in the header X-Evermoe-At.
+    `rollouts` reads and changes rollouts; `links` are the addresses of the other UIs for the console; `limits` hold for each
+    caller; with `replay` a request may name its time in the header X-Evermoe-At.
     """
     gateway = Gateway(engine, router, events, clock, replay)
+    access = Access(Keys(events.engine), clock, limits)
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        await router.refresh()
-        following = asyncio.create_task(router.run())
+        await asyncio.gather(router.refresh(), access.refresh())
+        following = asyncio.gather(router.run(), access.run())
         try:
             yield
         finally:
@@ -64,15 +70,17 @@ def create_app(
                 await following
             await openai_routes.rows_written()
             router.close()
+            access.close()
             await asyncio.to_thread(engine.close)
             await asyncio.to_thread(events.close)
 
     app = FastAPI(title="Evermoe", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.gateway = gateway
+    app.state.access = access
     app.state.rollouts = rollouts
     app.state.links = links or Links()
     app.state.started = clock()
-    for part in (openai_routes, native_routes, rollout_routes, health, console):
+    for part in (openai_routes, native_routes, rollout_routes, health, console, sign_in, openapi):
         app.include_router(part.router)
     app.state.metrics = health.gateway_metrics(gateway)
     app.add_middleware(Unexpected)
@@ -85,7 +93,9 @@ def create_app(
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, EvermoeError)
-    return JSONResponse(error_shape(str(error), error.http_status), error.http_status, retry_after(error))
+    if isinstance(error, Unauthenticated | Forbidden) and "text/html" in request.headers.get("accept", ""):
+        return sign_in.refused(request, error)
+    return JSONResponse(error_shape(str(error), error.http_status), error.http_status, error_headers(error))
 
 
 async def _refuse_http(request: Request, error: Exception) -> Response:

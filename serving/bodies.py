@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import parse_qs
 
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -174,13 +175,14 @@ class FeedbackBody(Body):
 
 
 class ControlBody(Body):
-    """POST /v1/rollouts/{id}/{action}: who decides, why, and the share where the action is `share`."""
+    """POST /v1/rollouts/{id}/{action}: who decides (where no API key says it), why, and the share where that is the action."""
 
-    by: Stated
+    by: Stated | None = None
     reason: Stated
     share: float | None = Field(None, gt=0.0, lt=1.0)
 
 
+BODIES = (ChatBody, CompletionBody, ClassifyBody, FeedbackBody, ControlBody)
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 
@@ -214,6 +216,15 @@ async def read(request: Request, kind: type[AnyBody]) -> AnyBody:
     if not isinstance(given, dict):
         raise BadInput(f"the body must be a JSON object, not {_kind_of(given)}")
     return check(given, kind)
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """The fields of a form, each once and stripped. Raises `BadInput` for what no form of ours sends."""
+    try:
+        given = parse_qs((await read_bytes(request)).decode("utf-8"), max_num_fields=20)
+    except ValueError:
+        raise BadInput("the form cannot be read; send it from the console") from None
+    return {name: values[0].strip() for name, values in given.items()}
 
 
 def check(given: dict[str, Any], kind: type[AnyBody]) -> AnyBody:

@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import TypeVar
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from fastapi.responses import Response
 
 from evermoe.errors import EvermoeError
 from monitoring.events import Counts
@@ -22,6 +20,8 @@ from registry.assignment import CHALLENGER, CHAMPION
 from registry.evidence import Verdict
 from registry.ledger import AuditRow
 from registry.rollout import Rollout
+from serving import pages
+from serving.access import Access, Caller, needs
 from serving.gateway import Gateway
 from serving.rollouts import CONTROLS, OpenRollout, Rollouts
 
@@ -68,6 +68,7 @@ class Page:
     """Everything the template shows."""
 
     now: datetime
+    caller: Caller
     links: Links
     said: str
     problems: tuple[str, ...]
@@ -84,7 +85,7 @@ class Page:
     decisions: tuple[Decided, ...]
 
 
-@router.get("/")
+@router.get("/", dependencies=[needs("read")])
 async def show(request: Request) -> Response:
     """The page."""
     return await render(request)
@@ -95,7 +96,8 @@ async def render(request: Request, said: str = "", status: int = 200) -> Respons
     gateway: Gateway = request.app.state.gateway
     rollouts: Rollouts = request.app.state.rollouts
     now = gateway.now(request.headers.get("x-evermoe-at"))
-    problems = [gateway.router.problem] if gateway.router.problem else []
+    access: Access = request.app.state.access
+    problems = [problem for problem in (gateway.router.problem, access.problem) if problem]
 
     async def read(what: Callable[[], T]) -> T | None:
         try:
@@ -109,12 +111,16 @@ async def render(request: Request, said: str = "", status: int = 200) -> Respons
     current = await read(lambda: rollouts.now_open(now))
     months = await read(lambda: {rollout.id: rollout.month for rollout in rollouts.all()})
     decisions = await read(rollouts.decisions)
-    page = _page(gateway, request.app.state.links, now, said, problems, counts, current, decisions or (), months or {})
-    return HTMLResponse(TEMPLATES.get_template("console.html").render(page=page), status)
+    caller: Caller = request.state.caller
+    page = _page(
+        gateway, caller, request.app.state.links, now, said, problems, counts, current, decisions or (), months or {}
+    )
+    return pages.send("console.html", status, page=page)
 
 
 def _page(
     gateway: Gateway,
+    caller: Caller,
     links: Links,
     now: datetime,
     said: str,
@@ -128,6 +134,7 @@ def _page(
     plan = deployment.rollout if deployment else None
     return Page(
         now=now,
+        caller=caller,
         links=links,
         said=said,
         problems=tuple(problems),
@@ -140,7 +147,7 @@ def _page(
         verdict=current.verdict if current else None,
         arms=_arms(current) if current else (),
         feedback_delay=current.summary.median_feedback_delay_seconds if current else None,
-        actions=_actions(current.rollout) if current else (),
+        actions=_actions(current.rollout) if current and caller.may("steer") else (),
         decisions=tuple(
             Decided(row.at, months.get(row.rollout, ""), row.action, row.share, row.by, row.reason) for row in decisions
         ),
@@ -168,31 +175,3 @@ def _arms(current: OpenRollout) -> tuple[Arm, ...]:
 def _actions(rollout: Rollout) -> tuple[str, ...]:
     hidden = "resume" if rollout.status == "running" else "pause"
     return tuple(action for action in CONTROLS if action != hidden)
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "none yet"
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
-
-
-def _environment() -> Environment:
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True, undefined=StrictUndefined
-    )
-    templates.filters |= {
-        "time": lambda at: f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
-        "percent": lambda share: f"{100 * share:.3g}%",
-        "signed": lambda lift: f"{lift:+.3f}",
-        "evidence": lambda e: f"{e:.2f}" if e < 10 else f"{e:,.0f}" if e < 1e6 else f"{e:.1e}",
-        "three": lambda mean: "none" if mean is None else f"{mean:.3f}",
-        "ms": lambda latency: "none" if latency is None else f"{latency:.0f} ms",
-        "duration": _duration,
-    }
-    return templates
-
-
-TEMPLATES = _environment()

@@ -36,6 +36,7 @@ class Asked:
     unit_given: bool
     input: str
     route: Route
+    api_key: str
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,15 @@ class Gateway:
             raise BadInput(f"X-Evermoe-At: {at_header[:60]!r} needs an offset and a plausible year; add Z for UTC")
         return at
 
-    def begin(self, kind: Kind, text: str, model: str, unit: str | None, at: datetime) -> Asked:
-        """Give a request its id and its route. Raises `NotFound` for an unknown model, `NotReady` without any."""
+    def begin(self, kind: Kind, text: str, model: str, unit: str | None, at: datetime, api_key: str) -> Asked:
+        """Give a request its id and its route. `api_key` is the id of the key it came with, empty without one.
+
+        Raises `NotFound` for an unknown model, `NotReady` without any.
+        """
         response_id, named = new_id(kind), checked_unit(unit)
         asker = named or response_id
-        return Asked(
-            response_id, kind, at, time.perf_counter(), asker, named is not None, text, self.router.route(model, asker)
-        )
+        route = self.router.route(model, asker)
+        return Asked(response_id, kind, at, time.perf_counter(), asker, named is not None, text, route, api_key)
 
     async def classify(self, asked: Asked, labels: Sequence[str] | None) -> Classified:
         """Answer with a label; the row is durable when this returns. Raises `StorageUnavailable`, `Overloaded`.
@@ -153,6 +156,7 @@ class Gateway:
             output_tokens=usage.completion_tokens,
             experts=more.get("experts", ()),
             error=more.get("error"),
+            api_key=asked.api_key,
         )
 
 

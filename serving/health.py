@@ -13,8 +13,10 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import Gauge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from evermoe.errors import EvermoeError
 from monitoring.metrics import CONTENT_TYPE, Metrics
 from registry.assignment import CHALLENGER, CHAMPION
+from serving.access import Access, needs
 from serving.answers import Usage
 from serving.gateway import Asked, Gateway
 
@@ -29,23 +31,32 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready")
 async def ready(request: Request) -> JSONResponse:
-    """200 once a version serves, 503 before. `problem` says why what serves may be out of date."""
+    """200 once a version serves, 503 before. `problem` says why what serves may be out of date.
+
+    Load balancers have no key: where keys are needed and none is shown, that is all it says.
+    """
     gateway: Gateway = request.app.state.gateway
+    access: Access = request.app.state.access
     deployment = gateway.router.deployment
+    status = 200 if deployment is not None else 503
+    try:
+        await access.admit(request, "read")
+    except EvermoeError:
+        return JSONResponse({"ready": deployment is not None}, status)
     shape: dict[str, Any] = {
         "ready": deployment is not None,
         "champion": deployment.champion if deployment else None,
         "challenger": deployment.rollout.challenger if deployment and deployment.rollout else None,
         "share": deployment.rollout.share if deployment and deployment.rollout else 0.0,
         "revision": deployment.rollout.revision if deployment and deployment.rollout else None,
-        "problem": gateway.router.problem,
+        "problem": gateway.router.problem or access.problem,
     }
-    return JSONResponse(shape, 200 if deployment is not None else 503)
+    return JSONResponse(shape, status)
 
 
-@router.get("/metrics")
+@router.get("/metrics", dependencies=[needs("read")])
 async def metrics(request: Request) -> Response:
-    """Prometheus' text format."""
+    """Prometheus' text format. It tells versions, shares and traffic, so it is read with a key like all that is read."""
     gateway: Gateway = request.app.state.gateway
     figures: Metrics = request.app.state.metrics
     deployment = gateway.router.deployment

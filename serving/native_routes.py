@@ -12,14 +12,16 @@ from fastapi import APIRouter, Request
 from evermoe.errors import BadInput, EvermoeError
 from monitoring.events import Feedback
 from monitoring.metrics import Metrics
+from serving.access import Caller, needs
 from serving.answers import Usage
 from serving.bodies import ClassifyBody, FeedbackBody, read
 from serving.gateway import Gateway
+from serving.openapi import takes
 
 router = APIRouter(prefix="/v1")
 
 
-@router.post("/classify")
+@router.post("/classify", dependencies=[needs("ask")], openapi_extra=takes(ClassifyBody))
 async def classify(request: Request) -> dict[str, Any]:
     """Answer a text with the likeliest label."""
     gateway: Gateway = request.app.state.gateway
@@ -27,24 +29,30 @@ async def classify(request: Request) -> dict[str, Any]:
     if not body.input.strip():
         raise BadInput("'input' is empty")
     at = gateway.now(request.headers.get("x-evermoe-at"))
-    asked = gateway.begin("classify", body.input, body.model, body.user or request.headers.get("x-evermoe-unit"), at)
+    caller: Caller = request.state.caller
+    unit = body.user or request.headers.get("x-evermoe-unit")
+    asked = gateway.begin("classify", body.input, body.model, unit, at, caller.id)
     request.state.asked = asked
     answer = await gateway.classify(asked, body.labels)
     request.state.usage = Usage(answer.tokens, 0)
     return {"id": asked.id, "model": asked.route.name, "label": answer.label, "scores": answer.scores}
 
 
-@router.post("/feedback")
+@router.post("/feedback", dependencies=[needs("ask")], openapi_extra=takes(FeedbackBody))
 async def feedback(request: Request) -> dict[str, Any]:
-    """Take a score or the right label for a response, once per key. Raises `NotFound` for an unknown response."""
+    """Take a score or the right label for a response that this caller received, once per key.
+
+    Raises `NotFound` for any other response, `Expired` after its window.
+    """
     gateway: Gateway = request.app.state.gateway
     body = await read(request, FeedbackBody)
     if body.score is None and body.label is None:
         raise BadInput("'score' (0 to 1) or 'label' is missing")
     at = gateway.now(request.headers.get("x-evermoe-at"))
     metrics: Metrics = request.app.state.metrics
+    caller: Caller = request.state.caller
     try:
-        receipt = await gateway.feedback(Feedback(body.key, body.id, at, body.score, body.label))
+        receipt = await gateway.feedback(Feedback(body.key, body.id, at, body.score, body.label, caller.id))
     except EvermoeError as error:
         metrics.feedback(type(error).__name__)
         raise

@@ -15,24 +15,26 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from evermoe.errors import EvermoeError, NotFound
+from serving.access import Caller, needs
 from serving.answers import TextAnswer, error_shape, event, model_card, model_list
 from serving.bodies import ChatBody, CompletionBody, read
 from serving.engine import Generation, Sampling
 from serving.gateway import Asked, Gateway
+from serving.openapi import takes
 from serving.router import MODEL
 
 log = logging.getLogger("evermoe.serving")
 router = APIRouter(prefix="/v1")
 
 
-@router.get("/models")
+@router.get("/models", dependencies=[needs("ask", "read")])
 async def list_models(request: Request) -> dict[str, Any]:
     """`evermoe`, which routes by arm, and each version that can be pinned."""
     gateway: Gateway = request.app.state.gateway
     return model_list(_names(gateway), request.app.state.started)
 
 
-@router.get("/models/{name}")
+@router.get("/models/{name}", dependencies=[needs("ask", "read")])
 async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
     """One model's card. Raises `NotFound`."""
     if name not in _names(request.app.state.gateway):
@@ -40,14 +42,14 @@ async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
     return model_card(name, request.app.state.started)
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", dependencies=[needs("ask")], openapi_extra=takes(ChatBody))
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     body = await read(request, ChatBody)
     return await _answer(request, "chat", body, body.prompt(), body.new_tokens())
 
 
-@router.post("/completions")
+@router.post("/completions", dependencies=[needs("ask")], openapi_extra=takes(CompletionBody))
 async def completions(request: Request) -> Response:
     """Continue a text."""
     body = await read(request, CompletionBody)
@@ -63,7 +65,9 @@ async def _answer(
 ) -> Response:
     gateway: Gateway = request.app.state.gateway
     at = gateway.now(request.headers.get("x-evermoe-at"))
-    asked = gateway.begin(kind, prompt, body.model, body.user or request.headers.get("x-evermoe-unit"), at)
+    caller: Caller = request.state.caller
+    unit = body.user or request.headers.get("x-evermoe-unit")
+    asked = gateway.begin(kind, prompt, body.model, unit, at, caller.id)
     request.state.asked = asked
     answer = TextAnswer(kind, asked.id, asked.route.name, asked.at)
     # Temperature 0 unless asked otherwise: the arms are compared by their answers, not by their dice.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
@@ -17,20 +16,16 @@ from evermoe.errors import BadInput, EvermoeError
 from registry.evidence import Verdict
 from registry.rollout import Rollout
 from serving import console
-from serving.bodies import ControlBody, check, read, read_bytes
+from serving.access import Caller, needs
+from serving.bodies import ControlBody, check, read, read_form
 from serving.gateway import Gateway
+from serving.openapi import takes
 from serving.rollouts import Rollouts
 
 router = APIRouter(prefix="/v1/rollouts")
 
 
-class WrongOrigin(EvermoeError):
-    """A page of another site tried to steer a rollout through the user's browser."""
-
-    http_status = 403
-
-
-@router.get("")
+@router.get("", dependencies=[needs("read")])
 async def list_rollouts(request: Request) -> dict[str, Any]:
     """All rollouts, the newest first; the open one with its verdict."""
     gateway: Gateway = request.app.state.gateway
@@ -44,18 +39,24 @@ async def list_rollouts(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": shapes}
 
 
-@router.post("/{id}/{action}")
+@router.post("/{id}/{action}", dependencies=[needs("steer")], openapi_extra=takes(ControlBody))
 async def control(request: Request, id: str, action: str) -> Response:
-    """Pause, resume, share, promote or abort. Answers the rollout after it; a form is sent back to the console."""
+    """Pause, resume, share, promote or abort. Answers the rollout after it; a form is sent back to the console.
+
+    The audit names the caller's key; where there is none, whoever the body says.
+    """
     gateway: Gateway = request.app.state.gateway
     rollouts: Rollouts = request.app.state.rollouts
-    _refuse_other_sites(request)
+    caller: Caller = request.state.caller
     form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
     try:
         body = await _read_form(request) if form else await read(request, ControlBody)
+        by = caller.signature or body.by
+        if by is None:
+            raise BadInput("'by' is missing")
         now = gateway.now(request.headers.get("x-evermoe-at"))
         after = await asyncio.to_thread(
-            rollouts.control, id, action, by=body.by, reason=body.reason, share=body.share, now=now
+            rollouts.control, id, action, by=by, reason=body.reason, share=body.share, now=now
         )
     except EvermoeError as error:
         if form:
@@ -66,21 +67,13 @@ async def control(request: Request, id: str, action: str) -> Response:
 
 
 async def _read_form(request: Request) -> ControlBody:
+    fields: dict[str, Any] = await read_form(request)
     try:
-        given = parse_qs((await read_bytes(request)).decode("utf-8"), strict_parsing=False, max_num_fields=20)
-        fields: dict[str, Any] = {name: values[0].strip() for name, values in given.items()}
         if "share" in fields:
             fields["share"] = float(fields["share"])
     except ValueError:
-        raise BadInput("the form cannot be read; the share is a number above 0 and below 1") from None
+        raise BadInput("the share is a number above 0 and below 1") from None
     return check(fields, ControlBody)
-
-
-def _refuse_other_sites(request: Request) -> None:
-    """Browsers say where a form comes from; programs do not, and are let in."""
-    origin = request.headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
-        raise WrongOrigin(f"a page of {origin[:100]} may not steer rollouts; use the console")
 
 
 def _shape(rollout: Rollout, verdict: Verdict | None) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def test_a_demo_does_not_mix_with_rows_that_are_in_a_shared_database(
         events.record(a_request())
     monkeypatch.setenv("EVERMOE_DATABASE_URL", url)
     line = refused(capsys, "demo", "--home", "home", "--stream", "files", "--path", str(rows(here, "many.csv")))
-    assert "EVERMOE_DATABASE_URL holds requests" in line
+    assert "EVERMOE_DATABASE_URL holds requests, rollouts or API keys" in line
     assert not (here / "home").exists()
 
 

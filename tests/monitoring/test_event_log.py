@@ -10,7 +10,7 @@ import pytest
 from rows_for_tests import MINUTE, NOON, a_feedback, a_request
 from sqlalchemy import update
 
-from evermoe.errors import BadInput, Conflict, HomeTooNew, NotFound, StorageUnavailable
+from evermoe.errors import BadInput, Conflict, Expired, HomeTooNew, NotFound, StorageUnavailable
 from monitoring.events import CLIENT_LEFT, Answered, ArmSummary, Counts, EventLog, Receipt, Reward, Summary
 from monitoring.schema import schema_versions
 
@@ -96,6 +96,41 @@ def test_feedback_for_an_unknown_response_is_not_found(log: EventLog) -> None:
     with pytest.raises(NotFound, match="no response has the id nothing"):
         log.record(a_feedback(response_id="nothing"))
     assert log.counts() == Counts(requests=0, feedback=0)
+
+
+def test_feedback_is_taken_from_the_api_key_that_received_the_response_alone(log: EventLog) -> None:
+    log.record(a_request(api_key="ann"))
+    refusals = []
+    for row in (a_feedback(api_key="bob"), a_feedback(), a_feedback(response_id="r9", api_key="bob")):
+        with pytest.raises(NotFound) as refused:
+            log.record(row)
+        refusals.append(str(refused.value).replace("r9", "r1"))
+    assert len(set(refusals)) == 1  # bob cannot tell ann's response from one that never was
+    assert log.record(a_feedback(api_key="ann")).counted
+
+
+def test_a_response_from_before_keys_were_needed_takes_feedback_from_anyone_once(log: EventLog) -> None:
+    log.record(a_request())
+    assert log.record(a_feedback(api_key="ann")).counted
+    assert not log.record(a_feedback(api_key="bob")).counted
+
+
+def test_each_api_key_has_idempotency_keys_of_its_own(log: EventLog) -> None:
+    log.record(a_request("r1", api_key="ann"))
+    log.record(a_request("r2", api_key="bob"))
+    assert log.record(a_feedback("k1", "r1", api_key="ann")).counted
+    assert log.record(a_feedback("k1", "r2", api_key="bob")).counted
+    assert log.record(a_feedback("k1", "r2", api_key="bob")).reason == "duplicate"
+
+
+def test_feedback_is_taken_within_its_window_and_a_retry_of_it_for_ever(url: str) -> None:
+    with EventLog(url, feedback_window=timedelta(days=2)) as log:
+        log.record(a_request())
+        with pytest.raises(Expired, match="r1 is from 2025-06-01; feedback is taken for 2 days"):
+            log.record(a_feedback("late", at=NOON + timedelta(days=2, seconds=1)))
+        assert log.record(a_feedback(at=NOON + timedelta(days=2))).counted
+        assert log.record(a_feedback(at=NOON + timedelta(days=9))).reason == "duplicate"
+        assert log.counts().feedback == 1
 
 
 def test_an_unknown_request_is_not_found(log: EventLog) -> None:

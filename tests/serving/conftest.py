@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -23,13 +23,16 @@ from fastapi import FastAPI
 from evermoe.settings import ROOT
 from model import LanguageModel, from_pretrained
 from monitoring.events import EventLog
+from monitoring.keys import Role
 from registry.controls import Controls
 from registry.ledger import Ledger
 from registry.rollout import Policy, Rollout, new_rollout
 from registry.tracking import Tracking
 from registry.versions import Versions
+from serving.access import Access
 from serving.app import create_app
 from serving.engine import Engine
+from serving.limits import Limits
 from serving.rollouts import Rollouts
 from serving.router import Router
 from serving.server import listen
@@ -57,6 +60,7 @@ class Served:
     router: Router
     http: httpx.Client
     database: Path
+    app: FastAPI
 
     @property
     def ledger(self) -> Ledger:
@@ -69,6 +73,15 @@ class Served:
         self.controls.open(rollout, "test")
         self.follow(lambda: self.router.versions == ("1", challenger))
         return rollout
+
+    def as_(self, *roles: Role) -> list[httpx.Client]:
+        """A client for each role, with a key of that name, once the gateway knows the keys."""
+        access: Access = self.app.state.access
+        texts = [access.keys.create(role, role, datetime.now(UTC)).text for role in roles]
+        self.follow(lambda: all(access.holder(text) for text in texts))
+        return [
+            httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {text}"}, timeout=30) for text in texts
+        ]
 
     def follow(self, condition: Callable[[], bool]) -> None:
         """Wait until the gateway has come to where `condition` holds."""
@@ -100,19 +113,28 @@ def start(home: Path) -> Iterator[Callable[..., Served]]:
     """Starts a gateway; it stops when the test ends."""
     with contextlib.ExitStack() as stack:
 
-        def start(*, replay: bool = False, waiting: int = 512, database: str | None = None) -> Served:
+        def start(
+            *,
+            replay: bool = False,
+            waiting: int = 512,
+            database: str | None = None,
+            feedback_window: timedelta | None = None,
+            limits: Limits | None = None,
+        ) -> Served:
             url, tracking_uri = database or f"sqlite:///{home / 'events.db'}", f"sqlite:///{home / 'mlflow.db'}"
             versions = Versions(tracking_uri, artifacts=home / "artifacts")
             tracking = Tracking(tracking_uri, home / "artifacts")
-            events, ledger = EventLog(url), stack.enter_context(Ledger(url))
+            events, ledger = EventLog(url, feedback_window=feedback_window), stack.enter_context(Ledger(url))
             controls = Controls(ledger, versions, tracking)
             engine = Engine(lambda version: from_pretrained(versions.weights(version)), threads=1, waiting=waiting)
             rollouts = Rollouts(controls, events, alpha=0.05)
             router = Router(rollouts.deployment, engine, every=0.05, reload_after=0.0)
-            app = create_app(engine=engine, router=router, events=events, rollouts=rollouts, replay=replay)
+            app = create_app(
+                engine=engine, router=router, events=events, rollouts=rollouts, limits=limits, replay=replay
+            )
             address = stack.enter_context(running(app))
             http = stack.enter_context(httpx.Client(base_url=address, timeout=30))
-            return Served(address, events, controls, engine, router, http, home / "events.db")
+            return Served(address, events, controls, engine, router, http, home / "events.db", app)
 
         yield start
 
