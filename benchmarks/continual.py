@@ -3,9 +3,9 @@
     python -m benchmarks.continual [--stream ansible|git|files] [--path P] [--labels N] [--months N] [--seeds N] [--quick] [--json]
 
 The base learns what came before the last months (at most `base.max_records` of it); then each method learns a month, is asked
-all of the next, and so on. Nothing is tuned to a stream. Each (method, seed, month) is kept once computed, so a run that was
-stopped goes on, and --so-far shows what there is. About 4 hours for three seeds and twelve months on 2 cores,
-15 minutes with --quick (one seed, four months, a smaller base).
+all of the next, and so on. Nothing is tuned to a stream. Each (method, seed, month) is kept once computed, for these parameters
+and this code, so a run that was stopped goes on, and --so-far shows what there is. About 5 hours of one core for each seed and
+twelve months, 15 minutes with --quick (one seed, four months, a smaller base).
 
     next        accuracy on all of the month after the one just learned (prequential), over all questions
     past        accuracy on what all past months hold out, after the last update
@@ -40,7 +40,7 @@ from benchmarks.continual_course import BASELINE, Stage, one_thread, play, prepa
 from benchmarks.continual_figures import Figures, figures, mean, picture, worst
 from evermoe.errors import BadInput, EvermoeError
 from evermoe.quiet import silence
-from evermoe.settings import Params, load_params, use_home
+from evermoe.settings import ROOT, Params, load_params, use_home
 from flows.base import prepare
 from flows.months import month_of
 from streams import STREAMS, Columns, Record, open_stream
@@ -127,17 +127,28 @@ def stage_of(records: Sequence[Record], params: Params, count: int) -> Stage:
 
 
 def key_of(stage: Stage) -> str:
-    """The folder of this stream, these months and this base."""
+    """The folder of this stream, these months and this base: its parameters, and the code that makes it."""
     content = [repr((stage.base, stage.months)), stage.params.model_dump_json(include={"model", "base"})]
-    return hashlib.sha256("\n".join(content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return digest(*content, *code("model", "flows/base.py", "flows/examples.py"))[:16]
 
 
 def course_folder(stage: Stage, method: str, seed: int, folder: Path) -> Path:
-    """Where a method's way is kept. Of the parameters of an update only those methods know that make one."""
+    """Where a method's way is kept. Of an update's parameters and code only those methods know that make one."""
     if method in (SCRATCH, BASELINE, FROZEN):
         return folder / f"{method}-{seed}"
-    update = hashlib.sha256(stage.params.update.model_dump_json(exclude={"seed"}).encode()).hexdigest()[:8]
-    return folder / f"{method}-{seed}-{update}"
+    makes = code("flows/learning.py", "flows/caps.py", "benchmarks/continual_methods.py")
+    return folder / f"{method}-{seed}-{digest(stage.params.update.model_dump_json(exclude={'seed'}), *makes)[:8]}"
+
+
+def code(*places: str) -> list[str]:
+    """The project's source in these files and folders."""
+    files = (file for place in places for file in [ROOT / place, *sorted((ROOT / place).rglob("*.py"))])
+    return [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+
+
+def digest(*content: str) -> str:
+    """SHA-256, in hex."""
+    return hashlib.sha256("\n".join(content).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def played(stage: Stage, method: str, seeds: int, folder: Path) -> list[Figures]:
