@@ -35,15 +35,18 @@ def chromium() -> Iterator[Any]:
         driver.quit()
 
 
-def shown(browser: Any, address: str, *words: str, name: str, framed: bool = False) -> str:
+def shown(
+    browser: Any, address: str, *words: str, name: str, framed: bool = False, click: str | None = None
+) -> str:
     """Open a page, or the file it shows in a frame, and wait until it shows all the words; its text.
 
-    With EVERMOE_SCREENSHOTS a picture is kept in that folder, under `name`.
+    What the CSS selector `click` finds is clicked once, as soon as it is there. With EVERMOE_SCREENSHOTS a picture is kept in that
+    folder, under `name`.
     """
     browser.get("about:blank")  # MLflow's addresses differ after the #, which alone loads nothing anew
     browser.get(address)
     deadline, text = time.monotonic() + PATIENCE_SECONDS, ""
-    while time.monotonic() < deadline and not (text and all(word in text for word in words)):
+    while time.monotonic() < deadline and (click or not text or not all(word in text for word in words)):
         time.sleep(0.3)
         browser.switch_to.default_content()
         frames = browser.find_elements("tag name", "iframe")
@@ -51,6 +54,10 @@ def shown(browser: Any, address: str, *words: str, name: str, framed: bool = Fal
             continue
         if framed:
             browser.switch_to.frame(frames[0])
+        if click and (found := browser.find_elements("css selector", click)):
+            for one in found:
+                browser.execute_script("arguments[0].click()", one)
+            click = None
         text = browser.find_element("tag name", "body").text
     browser.switch_to.default_content()
     if folder := os.environ.get("EVERMOE_SCREENSHOTS"):
