@@ -15,7 +15,7 @@ from torch import Tensor
 from evermoe.settings import Params
 from flows.base import learn
 from flows.examples import split
-from flows.learning import Material, compose, learn_month, recipe_of, teach_challenger
+from flows.learning import Material, averaged, compose, learn_month, recipe_of, teach_challenger
 from model import Example, LanguageModel, Step
 from model.batches import Batch, Lesson, collate, steps_of
 from model.curriculum import one_stage
@@ -126,9 +126,9 @@ def ours(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     update, material = month.params.update, month.material()
     new = learn_month(champion, material, update, meter)
     meter.teachers = 1
-    challenger = teach_challenger(champion, new, material, update, meter)
+    guided = teach_challenger(champion, new, material, update, meter)
     meter.teachers = 0
-    return challenger
+    return averaged(champion, guided, material, update)[0]
 
 
 def not_averaged(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from flows.candidate import attempt
 from flows.card import Card, Source, figures_of, page
 from flows.exams import ExamReport
-from flows.learning import Material
+from flows.learning import Material, Taught
 from flows.parts import Parts
 from model import LanguageModel
 from model.compare import Comparison, Examined, compare, expert_load
@@ -37,14 +37,15 @@ def compared(incumbent: LanguageModel, challenger: LanguageModel, report: ExamRe
 
 def monthly_card(
     parts: Parts,
-    models: tuple[LanguageModel, LanguageModel],
+    incumbent: LanguageModel,
+    taught: Taught,
     material: Material,
     sources: Sequence[Source],
     report: ExamReport,
     made: tuple[str, str],
 ) -> Card:
-    """The card of a challenger. `models` are its parent and itself, `made` its period and its parent's version."""
-    (incumbent, challenger), (period, parent) = models, made
+    """The card of a challenger, whose parent is `incumbent`; `made` is its period and its parent's version."""
+    challenger, (period, parent) = taught.challenger, made
     comparison = compared(incumbent, challenger, report, material)
     examined = sum(len(examples) for examples in material.past_exam.values())
     steps: dict[StepName, str] = dict.fromkeys(("snapshot", "train", "distil", "align"), period)
@@ -56,12 +57,13 @@ def monthly_card(
         labels=challenger.labels,
         lesson=(
             f"A copy of version {parent}, taught {len(material.domain):,} new examples with {len(material.replayed):,} replayed "
-            f"ones; examined on {len(material.new_exam):,} new and {examined:,} past examples that no version ever trains on."
+            f"ones; examined on {len(material.new_exam):,} new and {examined:,} past examples that no version ever trains on. Its "
+            f"weights are {taught.taught_share:.0%} what it was taught and {1 - taught.taught_share:.0%} its parent's."
         ),
         sources=tuple(sources),
         gates=report.gates,
         comparison=comparison,
-        figures=figures_of(report.challenger, challenger.labels, comparison),
+        figures=figures_of(report.challenger, challenger.labels, comparison) | {"taught_share": taught.taught_share},
         runs={f"run {name}": run_id for name, run_id in runs.items() if run_id},
     )
 

@@ -54,10 +54,14 @@ class Material:
 
 @dataclass(frozen=True)
 class Taught:
-    """What an update makes: the *new* model, which was a teacher, and the challenger."""
+    """What an update makes: the *new* model, which was a teacher, and the challenger.
+
+    `taught_share` is the share of what it was taught in its weights, where they were averaged with the champion's: 1 is all.
+    """
 
     new: LanguageModel
     challenger: LanguageModel
+    taught_share: float
 
 
 def compose(
@@ -118,13 +122,12 @@ def update(
     `conduct(name, training)` runs each: within the monthly flow as a task with curves and checkpoints, in a rebuild by itself.
     """
     new = conduct("new", lambda report, kept: learn_month(champion, material, params, report, kept))
-    challenger = conduct(
-        "challenger", lambda report, kept: teach_challenger(champion, new, material, params, report, kept)
-    )
+    guided = conduct("challenger", lambda report, kept: teach_challenger(champion, new, material, params, report, kept))
+    challenger, taught_share = averaged(champion, guided, material, params)
     if len(material.thumbs) >= params.min_thumbs:
-        guided = challenger
-        challenger = conduct("aligned", lambda report, kept: align_challenger(guided, material, params, report, kept))
-    return Taught(new, challenger)
+        settled = challenger
+        challenger = conduct("aligned", lambda report, kept: align_challenger(settled, material, params, report, kept))
+    return Taught(new, challenger, taught_share)
 
 
 def learn_month(
@@ -148,15 +151,20 @@ def teach_challenger(
     report: Report,
     checkpoints: Checkpoints | None = None,
 ) -> LanguageModel:
-    """The challenger: a copy of the champion, guided by the new model on the new month and by its own frozen self on replay, and
-    then averaged with the champion as far as the month allows."""
+    """The challenger: a copy of the champion, guided by the new model on the new month and by its own frozen self on replay."""
     texts = material.texts * params.distil_epochs
     recipe = recipe_of(params, params.distil_learning_rate)
     heat = params.temperature
-    taught = distil(champion, new, *material.distil, recipe, heat, report, texts=texts, checkpoints=checkpoints)
+    return distil(champion, new, *material.distil, recipe, heat, report, texts=texts, checkpoints=checkpoints)
+
+
+def averaged(
+    champion: LanguageModel, guided: LanguageModel, material: Material, params: UpdateParams
+) -> tuple[LanguageModel, float]:
+    """The guided model's weights averaged with the champion's as far as the month allows, and its share in them."""
     if params.averaging_loss is None:
-        return taught
-    return settle(champion, taught, material.domain, params.averaging_loss / 100)[0]
+        return guided, 1.0
+    return settle(champion, guided, material.domain, params.averaging_loss / 100)
 
 
 def align_challenger(

@@ -22,7 +22,7 @@ from flows.card import Card, Source, sources_of, words
 from flows.checks import check_rows, enough, stop
 from flows.exams import ExamReport, sit
 from flows.freezing import freeze, unfrozen
-from flows.learning import Material, Training, update
+from flows.learning import Material, Taught, Training, update
 from flows.lineage import gathered, learned, unlearned
 from flows.months import before, month_of, period_of
 from flows.overrides import OVERRIDDEN, Override
@@ -92,8 +92,7 @@ def make(parts: Parts, champion: Version, material: Material, fresh: tuple[str, 
 
     taught = update(incumbent, material, parts.params.update, conduct)
     report = examine(parts, incumbent, taught.challenger, material, (period, champion.version))
-    models = (incumbent, taught.challenger)
-    card = draw_up(parts, models, material, sources, report, (period, champion.version))
+    card = draw_up(parts, incumbent, taught, material, sources, report, (period, champion.version))
     candidate = Candidate(
         taught.challenger,
         period,
@@ -193,14 +192,15 @@ def examine(
 @step(name="draw up its card")
 def draw_up(
     parts: Parts,
-    models: tuple[LanguageModel, LanguageModel],
+    incumbent: LanguageModel,
+    taught: Taught,
     material: Material,
     sources: Sequence[Source],
     report: ExamReport,
     made: tuple[str, str],
 ) -> Card:
     """What changed since the parent, as `account.monthly_card`."""
-    return monthly_card(parts, models, material, sources, report, made)
+    return monthly_card(parts, incumbent, taught, material, sources, report, made)
 
 
 @step(name="register the version", retries=2, retry_delay_seconds=10)
