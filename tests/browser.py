@@ -35,9 +35,7 @@ def chromium() -> Iterator[Any]:
         driver.quit()
 
 
-def shown(
-    browser: Any, address: str, *words: str, name: str, framed: bool = False, click: str | None = None
-) -> str:
+def shown(browser: Any, address: str, *words: str, name: str, framed: bool = False, click: str | None = None) -> str:
     """Open a page, or the file it shows in a frame, and wait until it shows all the words; its text.
 
     What the CSS selector `click` finds is clicked once, as soon as it is there. With EVERMOE_SCREENSHOTS a picture is kept in that
