@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,43 +15,54 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from evermoe.errors import EvermoeError, NotReady
+from evermoe.errors import BadInput, EvermoeError, NotReady
 
 if TYPE_CHECKING:
     from flows.parts import Parts
     from registry.audit import AuditRow
+    from registry.outlook import Outlook
     from registry.rollout import Decision, Rollout
 
 HOME = typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")
 JSON = typer.Option("--json", help="Print one JSON object.")
-REASON = typer.Option("--reason", help="Why; it is kept in the audit log.")
+REASON = typer.Option("--reason", help="Why; it is kept in the audit log. Without it a terminal is asked.")
 BY = typer.Option("--by", help="Who; without it, the user of this machine.")
 
-app = typer.Typer(no_args_is_help=True)
+HELP = "\n\n".join(
+    (
+        "See and steer the trial of a challenger. Every change asks why, and the audit log keeps who, when and why.",
+        "The share rises by itself as the evidence allows, and the challenger takes over or goes home by itself; nothing of "
+        "this is needed for that. Where you know better: [bold]share[/bold] moves it, [bold]pause[/bold] keeps it where it "
+        "is, [bold]abort[/bold] sends everyone back to the champion, [bold]promote[/bold] does not wait for proof.",
+        "The same buttons are in the console, which the gateway serves at / (docs/console.md).",
+    )
+)
+app = typer.Typer(no_args_is_help=True, help=HELP, rich_markup_mode="rich")
 
 
 @app.command()
 def status(home: Annotated[Path | None, HOME] = None, as_json: Annotated[bool, JSON] = False) -> None:
-    """Who serves what share, and what users' feedback proves so far."""
+    """Who serves what share, what users' feedback proves so far, and what the next automatic step waits for."""
     with parts_of(home) as parts:
         champion, rollout = parts.versions.champion(), parts.ledger.running()
-        verdict = weighed(parts, rollout) if rollout else None
+        seen = foreseen(parts, rollout) if rollout else None
     content: dict[str, Any] = {
         "champion": champion.version if champion else None,
         "rollout": plain(asdict(rollout)) if rollout else None,
-        "evidence": plain(asdict(verdict)) if verdict else None,
+        "evidence": plain(asdict(seen.verdict)) if seen else None,
+        "next": asdict(seen.next) if seen else None,
     }
     if as_json:
         typer.echo(json.dumps(content))
         return
     typer.echo(f"champion: version {content['champion'] or 'none'}")
-    if rollout is None or verdict is None:
+    if rollout is None or seen is None:
         typer.echo("no challenger on trial")
         return
     typer.echo(
         f"rollout {rollout.id}: version {rollout.challenger} meets {rollout.share:.0%} of the units ({rollout.status})"
     )
-    typer.echo(f"  {verdict.reason}")
+    typer.echo(f"next: {seen.next.action}; {seen.next.reason}")
 
 
 @app.command()
@@ -71,7 +83,7 @@ def history(home: Annotated[Path | None, HOME] = None, as_json: Annotated[bool, 
 
 def show_history(rows: Sequence[AuditRow]) -> None:
     """The decisions as a table."""
-    table = Table("at", "rollout", "action", "share", "by", "why", box=None)
+    table = Table("at (UTC)", "rollout", "action", "share", "by", "why", box=None)
     for row in rows:
         table.add_row(f"{row.at:%Y-%m-%d %H:%M}", row.rollout, row.action, f"{row.share:.0%}", row.by, row.reason)
     Console().print(table)
@@ -80,27 +92,21 @@ def show_history(rows: Sequence[AuditRow]) -> None:
 @app.command()
 def start(
     version: Annotated[str, typer.Argument(help="The registered version to put on trial.")],
-    reason: Annotated[str, REASON],
+    reason: Annotated[str | None, REASON] = None,
     by: Annotated[str | None, BY] = None,
     home: Annotated[Path | None, HOME] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Put a registered version on trial against the champion, at the foot of the ramp."""
-    from flows.trial import salt_of
+    why = stated(reason)
+    from registry import starting
     from registry.controls import Controls
-    from registry.rollout import Policy, new_rollout
+    from registry.rollout import Policy
 
     with parts_of(home) as parts:
-        champion = parts.versions.champion()
-        if champion is None:
-            raise NotReady("there is no champion to compare with; run `evermoe demo`, or make a base with `dvc repro`")
-        challenger = parts.versions.get(version)
-        name = f"{challenger.month}-v{version}-against-v{champion.version}"
-        policy = Policy(**parts.params.rollout.model_dump())
-        now = datetime.now(UTC)
-        rollout = new_rollout(name, challenger.month, champion.version, version, salt_of(name, challenger), policy, now)
         controls = Controls(parts.ledger, parts.versions, parts.tracking)
-        opened = controls.open(rollout, by=f"{by or getpass.getuser()}: {reason}")
+        policy = Policy(**parts.params.rollout.model_dump())
+        opened = starting.start(controls, version, policy, by=signed(by), reason=why, now=datetime.now(UTC))
     tell(
         opened,
         as_json,
@@ -110,7 +116,7 @@ def start(
 
 @app.command()
 def pause(
-    reason: Annotated[str, REASON],
+    reason: Annotated[str | None, REASON] = None,
     by: Annotated[str | None, BY] = None,
     home: Annotated[Path | None, HOME] = None,
     as_json: Annotated[bool, JSON] = False,
@@ -118,12 +124,12 @@ def pause(
     """Stop all automatic moves; every unit keeps its arm."""
     from registry import rollout as machine
 
-    steer(home, by, as_json, lambda rollout: machine.pause(rollout, reason))
+    steer(home, by, reason, as_json, machine.pause)
 
 
 @app.command()
 def resume(
-    reason: Annotated[str, REASON],
+    reason: Annotated[str | None, REASON] = None,
     by: Annotated[str | None, BY] = None,
     home: Annotated[Path | None, HOME] = None,
     as_json: Annotated[bool, JSON] = False,
@@ -131,13 +137,13 @@ def resume(
     """Let a paused rollout move again."""
     from registry import rollout as machine
 
-    steer(home, by, as_json, lambda rollout: machine.resume(rollout, reason))
+    steer(home, by, reason, as_json, machine.resume)
 
 
 @app.command()
 def share(
     share: Annotated[float, typer.Argument(help="The challenger's share of the units, above 0 and below 1.")],
-    reason: Annotated[str, REASON],
+    reason: Annotated[str | None, REASON] = None,
     by: Annotated[str | None, BY] = None,
     home: Annotated[Path | None, HOME] = None,
     as_json: Annotated[bool, JSON] = False,
@@ -145,12 +151,12 @@ def share(
     """Give the challenger this share; the ramp goes on from there."""
     from registry import rollout as machine
 
-    steer(home, by, as_json, lambda rollout: machine.set_share(rollout, share, reason))
+    steer(home, by, reason, as_json, lambda rollout, why: machine.set_share(rollout, share, why))
 
 
 @app.command()
 def promote(
-    reason: Annotated[str, REASON],
+    reason: Annotated[str | None, REASON] = None,
     by: Annotated[str | None, BY] = None,
     home: Annotated[Path | None, HOME] = None,
     as_json: Annotated[bool, JSON] = False,
@@ -158,12 +164,12 @@ def promote(
     """Let the challenger take over now, without waiting for proof."""
     from registry import rollout as machine
 
-    steer(home, by, as_json, lambda rollout: machine.promote(rollout, reason))
+    steer(home, by, reason, as_json, machine.promote)
 
 
 @app.command()
 def abort(
-    reason: Annotated[str, REASON],
+    reason: Annotated[str | None, REASON] = None,
     by: Annotated[str | None, BY] = None,
     home: Annotated[Path | None, HOME] = None,
     as_json: Annotated[bool, JSON] = False,
@@ -171,11 +177,14 @@ def abort(
     """Send all units back to the champion and end the trial."""
     from registry import rollout as machine
 
-    steer(home, by, as_json, lambda rollout: machine.abort(rollout, reason))
+    steer(home, by, reason, as_json, machine.abort)
 
 
-def steer(home: Path | None, by: str | None, as_json: bool, decided: Callable[[Rollout], Decision]) -> None:
+def steer(
+    home: Path | None, by: str | None, reason: str | None, as_json: bool, decided: Callable[[Rollout, str], Decision]
+) -> None:
     """Carry out what a person decided on the open rollout, and tell it. Raises `NotReady` where none is open."""
+    why = stated(reason)
     from registry.controls import Controls
 
     with parts_of(home) as parts:
@@ -183,9 +192,26 @@ def steer(home: Path | None, by: str | None, as_json: bool, decided: Callable[[R
         if rollout is None:
             raise NotReady("no challenger is on trial; `evermoe rollout history` shows what was decided before")
         controls = Controls(parts.ledger, parts.versions, parts.tracking)
-        verdict = weighed(parts, rollout)
-        after = controls.apply(rollout, decided(rollout), by or getpass.getuser(), datetime.now(UTC), verdict)
+        decision, verdict = decided(rollout, why), foreseen(parts, rollout).verdict
+        after = controls.apply(rollout, decision, signed(by), datetime.now(UTC), verdict)
     tell(after, as_json, f"rollout {after.id} is {after.status}, the challenger's share {after.share:.0%}")
+
+
+def stated(reason: str | None) -> str:
+    """The reason that was given, or that a person at a terminal gives now. Raises `BadInput` where there is none."""
+    if reason is None and sys.stdin.isatty():
+        reason = typer.prompt("Why? The audit log keeps it", err=True)
+    if reason is None or not reason.strip():
+        raise BadInput("say why with --reason TEXT; the audit log keeps it")
+    return reason.strip()
+
+
+def signed(by: str | None) -> str:
+    """How the audit names who decides. Raises `BadInput` for an empty name."""
+    name = getpass.getuser() if by is None else by.strip()
+    if not name:
+        raise BadInput("--by is empty; say who decides, or leave it out")
+    return name
 
 
 def tell(rollout: Rollout, as_json: bool, words: str) -> None:
@@ -193,11 +219,13 @@ def tell(rollout: Rollout, as_json: bool, words: str) -> None:
     typer.echo(json.dumps(plain(asdict(rollout))) if as_json else words)
 
 
-def weighed(parts: Parts, rollout: Rollout) -> Any:
-    """What the feedback so far proves."""
-    from registry.evidence import weigh
+def foreseen(parts: Parts, rollout: Rollout) -> Outlook:
+    """What the feedback so far proves, and what the next automatic step would do."""
+    from registry.outlook import outlook
+    from registry.rollout import Policy
 
-    return weigh(parts.events.rewards(rollout.id), parts.params.rollout.alpha, datetime.now(UTC))
+    policy = Policy(**parts.params.rollout.model_dump())
+    return outlook(rollout, parts.events.rewards(rollout.id), policy, datetime.now(UTC))
 
 
 def parts_of(home: Path | None) -> Any:

@@ -73,6 +73,7 @@ def serve_on(
     from monitoring.events import EventLog
     from registry.controls import Controls
     from registry.ledger import Ledger
+    from registry.rollout import Policy
     from registry.tracking import Tracking
     from serving.app import create_app
     from serving.console import Links
@@ -90,7 +91,7 @@ def serve_on(
         return from_pretrained(versions.weights(version))
 
     with Ledger(events_url) as ledger, EventLog(events_url, feedback_window=window) as events:
-        rollouts = Rollouts(Controls(ledger, versions, tracking), events, alpha=params.rollout.alpha)
+        rollouts = Rollouts(Controls(ledger, versions, tracking), events, Policy(**params.rollout.model_dump()))
         engine = Engine(load)
         router = Router(rollouts.deployment if only is None else lambda: Deployment(only), engine)
         links = Links(mlflow_page(settings), tool_url(settings, settings.prefect_port))

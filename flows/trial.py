@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import datetime
-from hashlib import blake2b
 
 from flows.candidate import attempt
 from flows.checks import check_tag
@@ -16,6 +15,7 @@ from monitoring.checks import CHECKS
 from registry.controls import Controls
 from registry.evidence import weigh
 from registry.rollout import Policy, make_way, new_rollout
+from registry.starting import salt_of
 from registry.versions import Version
 
 
@@ -77,9 +77,3 @@ def put_on_trial(parts: Parts, challenger: Version, period: str, now: datetime) 
     opened = new_rollout(name, period, champion.version, challenger.version, salt, policy, now)
     said = overridden(challenger)  # which belongs to what the trial was opened on
     controls.open(opened, by="flow monthly", evidence={"overrides": said} if said else None)
-
-
-def salt_of(name: str, challenger: Version) -> str:
-    """The salt that draws a rollout's units. It follows from what was learned, so a replay of the same month assigns the same
-    users, and no two rollouts share one."""
-    return blake2b(f"{name} {challenger.tags.get('evermoe.dvc', '')}".encode(), digest_size=12).hexdigest()

@@ -180,9 +180,19 @@ class ControlBody(Body):
     by: Stated | None = None
     reason: Stated
     share: float | None = Field(None, gt=0.0, lt=1.0)
+    revision: int | None = None
+    """The one that was looked at: where the rollout has changed since, nothing is done."""
 
 
-BODIES = (ChatBody, CompletionBody, ClassifyBody, FeedbackBody, ControlBody)
+class StartBody(Body):
+    """POST /v1/rollouts: the version to put on trial, who decides (where no API key says it), and why."""
+
+    version: Name
+    by: Stated | None = None
+    reason: Stated
+
+
+BODIES = (ChatBody, CompletionBody, ClassifyBody, FeedbackBody, ControlBody, StartBody)
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 

@@ -22,6 +22,7 @@ from registry.ledger import AuditRow
 from registry.rollout import Rollout
 from serving import pages
 from serving.access import Access, Caller, needs
+from serving.bodies import ControlBody
 from serving.gateway import Gateway
 from serving.rollouts import CONTROLS, OpenRollout, Rollouts
 
@@ -89,6 +90,11 @@ class Page:
 async def show(request: Request) -> Response:
     """The page."""
     return await render(request)
+
+
+def confirm(request: Request, rollout: Rollout, action: str, body: ControlBody) -> Response:
+    """The question before a step that cannot be taken back; its form carries what was filled in."""
+    return pages.send("confirm.html", 200, rollout=rollout, action=action, body=body)
 
 
 async def render(request: Request, said: str = "", status: int = 200) -> Response:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -17,20 +18,21 @@ from registry.evidence import Verdict
 from registry.rollout import Rollout
 from serving import console
 from serving.access import Caller, needs
-from serving.bodies import ControlBody, check, read, read_form
+from serving.bodies import ControlBody, StartBody, check, read, read_form
 from serving.gateway import Gateway
 from serving.openapi import takes
 from serving.rollouts import Rollouts
 
 router = APIRouter(prefix="/v1/rollouts")
+FINAL = ("promote", "abort")
+"""What cannot be taken back: a person is asked once more."""
 
 
 @router.get("", dependencies=[needs("read")])
 async def list_rollouts(request: Request) -> dict[str, Any]:
     """All rollouts, the newest first; the open one with its verdict."""
-    gateway: Gateway = request.app.state.gateway
     rollouts: Rollouts = request.app.state.rollouts
-    now = gateway.now(request.headers.get("x-evermoe-at"))
+    now = _now(request)
     every, current = await asyncio.gather(asyncio.to_thread(rollouts.all), asyncio.to_thread(rollouts.now_open, now))
     shapes = [
         _shape(rollout, current.verdict if current is not None and rollout.id == current.rollout.id else None)
@@ -39,41 +41,98 @@ async def list_rollouts(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": shapes}
 
 
+@router.post("", dependencies=[needs("steer")], openapi_extra=takes(StartBody))
+async def start(request: Request) -> Response:
+    """Put a version on trial against the champion. Answers the rollout; a form is sent back to the console.
+
+    The audit names the caller's key; where there is none, whoever the body says.
+    """
+    rollouts: Rollouts = request.app.state.rollouts
+    try:
+        body = check(await read_form(request), StartBody) if _is_form(request) else await read(request, StartBody)
+        by, now = _signature(request, body.by), _now(request)
+        opened = await asyncio.to_thread(rollouts.start, body.version, by=by, reason=body.reason, now=now)
+    except EvermoeError as error:
+        return await _refused(request, error)
+    return await _done(request, opened, "start")
+
+
 @router.post("/{id}/{action}", dependencies=[needs("steer")], openapi_extra=takes(ControlBody))
 async def control(request: Request, id: str, action: str) -> Response:
     """Pause, resume, share, promote or abort. Answers the rollout after it; a form is sent back to the console.
 
-    The audit names the caller's key; where there is none, whoever the body says.
+    The audit names the caller's key; where there is none, whoever the body says. With `revision`, nothing is done to a
+    rollout that has changed since. A form that promotes or aborts is asked once more first.
     """
-    gateway: Gateway = request.app.state.gateway
     rollouts: Rollouts = request.app.state.rollouts
-    caller: Caller = request.state.caller
-    form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
     try:
-        body = await _read_form(request) if form else await read(request, ControlBody)
-        by = caller.signature or body.by
-        if by is None:
-            raise BadInput("'by' is missing")
-        now = gateway.now(request.headers.get("x-evermoe-at"))
+        fields = await _read_form(request) if _is_form(request) else None
+        body = check(fields, ControlBody) if fields is not None else await read(request, ControlBody)
+        by, now = _signature(request, body.by), _now(request)
+        if fields is not None and action in FINAL and "confirmed" not in fields:
+            seen = await asyncio.to_thread(rollouts.foresee, id, action, body.reason, body.revision)
+            return console.confirm(request, seen, action, body)
         after = await asyncio.to_thread(
-            rollouts.control, id, action, by=by, reason=body.reason, share=body.share, now=now
+            rollouts.control,
+            id,
+            action,
+            by=by,
+            reason=body.reason,
+            share=body.share,
+            now=now,
+            revision=body.revision,
         )
     except EvermoeError as error:
-        if form:
-            return await console.render(request, str(error), error.http_status)
-        raise
-    await gateway.router.refresh()  # whoever steers sees the effect at once
-    return RedirectResponse("/", 303) if form else JSONResponse(_shape(after, None))
+        return await _refused(request, error)
+    return await _done(request, after, action)
 
 
-async def _read_form(request: Request) -> ControlBody:
+def _is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+
+
+def _now(request: Request) -> datetime:
+    gateway: Gateway = request.app.state.gateway
+    return gateway.now(request.headers.get("x-evermoe-at"))
+
+
+def _signature(request: Request, given: str | None) -> str:
+    caller: Caller = request.state.caller
+    by = caller.signature or given
+    if by is None:
+        raise BadInput("'by' is missing")
+    return by
+
+
+async def _refused(request: Request, error: EvermoeError) -> Response:
+    """To a person, the console that says why."""
+    if not _is_form(request):
+        raise error
+    return await console.render(request, str(error), error.http_status)
+
+
+async def _done(request: Request, after: Rollout, action: str) -> Response:
+    """Whoever steers sees the effect at once."""
+    gateway: Gateway = request.app.state.gateway
+    await gateway.router.refresh()
+    return RedirectResponse(f"/?done={action}", 303) if _is_form(request) else JSONResponse(_shape(after, None))
+
+
+async def _read_form(request: Request) -> dict[str, Any]:
     fields: dict[str, Any] = await read_form(request)
     try:
         if "share" in fields:
-            fields["share"] = float(fields["share"])
+            fields["share"] = _share(fields["share"])
+        if "revision" in fields:
+            fields["revision"] = int(fields["revision"])
     except ValueError:
-        raise BadInput("the share is a number above 0 and below 1") from None
-    return check(fields, ControlBody)
+        raise BadInput("the share is a number above 0 and below 1, or a percentage: 0.25, 25%") from None
+    return fields
+
+
+def _share(text: str) -> float:
+    """What a person types: 0.25 or 25%."""
+    return float(text.rstrip("% ")) / 100 if text.endswith("%") else float(text)
 
 
 def _shape(rollout: Rollout, verdict: Verdict | None) -> dict[str, Any]:

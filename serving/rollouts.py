@@ -13,10 +13,11 @@ from typing import Literal, get_args
 from evermoe.errors import BadInput, Conflict, NotReady
 from monitoring.events import EventLog, Summary
 from registry import rollout as machine
+from registry import starting
 from registry.controls import Controls
 from registry.evidence import Verdict, weigh
 from registry.ledger import AuditRow, Plan
-from registry.rollout import Decision, Rollout
+from registry.rollout import Decision, Policy, Rollout
 from serving.router import Deployment
 
 log = logging.getLogger("evermoe.serving")
@@ -36,8 +37,8 @@ class OpenRollout:
 class Rollouts:
     """Reads and changes rollouts. Every method may block on the database: call it in a thread."""
 
-    def __init__(self, controls: Controls, events: EventLog, *, alpha: float) -> None:
-        self._controls, self._ledger, self._events, self._alpha = controls, controls.ledger, events, alpha
+    def __init__(self, controls: Controls, events: EventLog, policy: Policy) -> None:
+        self._controls, self._ledger, self._events, self.policy = controls, controls.ledger, events, policy
         self._on_trial: Plan | None = None
 
     def deployment(self) -> Deployment:
@@ -83,11 +84,35 @@ class Rollouts:
 
     def verdict(self, rollout: Rollout, now: datetime) -> Verdict:
         """What the rewards of a rollout that had arrived by `now` prove."""
-        return weigh(self._events.rewards(rollout.id), self._alpha, now)
+        return weigh(self._events.rewards(rollout.id), self.policy.alpha, now)
 
-    def control(self, id: str, action: str, *, by: str, reason: str, share: float | None, now: datetime) -> Rollout:
-        """Carry out what a person decided. Raises `NotFound`, `BadInput`, and `Conflict` when its state forbids it."""
-        rollout = self._ledger.get(id)
+    def start(self, version: str, *, by: str, reason: str, now: datetime) -> Rollout:
+        """Put a version on trial. Raises as `starting.start` does."""
+        try:
+            return starting.start(self._controls, version, self.policy, by=by, reason=reason, now=now)
+        except Exception as error:
+            opened = self._ledger.running()
+            if opened is None or opened.challenger != version or isinstance(error, Conflict):
+                raise
+            log.warning("rollout %s is open, but MLflow does not say so yet: %s", opened.id, error)
+            return opened
+
+    def control(
+        self,
+        id: str,
+        action: str,
+        *,
+        by: str,
+        reason: str,
+        share: float | None,
+        now: datetime,
+        revision: int | None = None,
+    ) -> Rollout:
+        """Carry out what a person decided, who saw the rollout at `revision` (None: as it is now).
+
+        Raises `NotFound`, `BadInput`, and `Conflict` when its state forbids it or it has changed since that revision.
+        """
+        rollout = self._seen(id, revision)
         decision, verdict = _decision(rollout, action, reason, share), self.verdict(rollout, now)
         try:
             return self._controls.apply(rollout, decision, by=by, now=now, verdict=verdict)
@@ -98,6 +123,20 @@ class Rollouts:
             # The ledger is the truth and has it; what failed is telling MLflow.
             log.warning("rollout %s: %s is carried out, but MLflow does not say so yet: %s", id, action, error)
             return after
+
+    def foresee(self, id: str, action: str, reason: str, revision: int | None) -> Rollout:
+        """The rollout that `control` would act on; raises as it would. Changes nothing."""
+        rollout = self._seen(id, revision)
+        _decision(rollout, action, reason, None)
+        return rollout
+
+    def _seen(self, id: str, revision: int | None) -> Rollout:
+        rollout = self._ledger.get(id)
+        if revision is not None and rollout.revision != revision:
+            raise Conflict(
+                f"rollout {id} changed while you looked: it is {rollout.status}, with a share of {rollout.share:g}; look again"
+            )
+        return rollout
 
 
 def _decision(rollout: Rollout, action: str, reason: str, share: float | None) -> Decision:

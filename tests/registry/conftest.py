@@ -5,7 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
+from registry.controls import Controls
+from registry.ledger import Ledger
+from registry.tracking import Tracking
+from registry.versions import Versions
+
+LOADER = Path(__file__).with_name("loader.py")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -32,3 +41,18 @@ def tracking_uri(blank_mlflow: Path, tmp_path: Path) -> str:
     """An empty MLflow of the test's own."""
     shutil.copy(blank_mlflow, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def controls(tracking_uri: str, tmp_path: Path) -> Controls:
+    """Versions 1 (champion) and 2, an empty ledger."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_file({"weight": np.arange(6, dtype=np.float32)}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    versions = Versions(tracking_uri, artifacts=tmp_path / "artifacts")
+    for month, parent in (("base", None), ("2025-06", "1")):
+        versions.register(folder, month=month, parent=parent, run_id=None, loader=LOADER, description=month)
+    versions.set_alias("champion", "1")
+    ledger = Ledger(f"sqlite:///{tmp_path / 'events.db'}")
+    return Controls(ledger, versions, Tracking(tracking_uri, tmp_path / "artifacts"))

@@ -6,38 +6,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
 from faults import break_mlflow, mend_mlflow
-from safetensors.numpy import save_file
 
 from evermoe.errors import Conflict, StorageUnavailable
 from registry import rollout as r
 from registry.controls import Controls
 from registry.evidence import Evidence, Verdict
-from registry.ledger import Ledger
 from registry.rollout import Decision, Policy, Rollout, new_rollout
-from registry.tracking import Tracking
-from registry.versions import Versions
 
 OPENED = datetime(2025, 7, 1, 6, tzinfo=UTC)
 LATER = OPENED + timedelta(days=3)
-LOADER = Path(__file__).with_name("loader.py")
-
-
-@pytest.fixture
-def controls(tracking_uri: str, tmp_path: Path) -> Controls:
-    """Versions 1 (champion) and 2, an empty ledger."""
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    save_file({"weight": np.arange(6, dtype=np.float32)}, folder / "model.safetensors")
-    (folder / "config.json").write_text("{}")
-    versions = Versions(tracking_uri, artifacts=tmp_path / "artifacts")
-    for month, parent in (("base", None), ("2025-06", "1")):
-        versions.register(folder, month=month, parent=parent, run_id=None, loader=LOADER, description=month)
-    versions.set_alias("champion", "1")
-    ledger = Ledger(f"sqlite:///{tmp_path / 'events.db'}")
-    return Controls(ledger, versions, Tracking(tracking_uri, tmp_path / "artifacts"))
 
 
 def on_trial(controls: Controls) -> Rollout:

@@ -127,7 +127,7 @@ def start(home: Path) -> Iterator[Callable[..., Served]]:
             events, ledger = EventLog(url, feedback_window=feedback_window), stack.enter_context(Ledger(url))
             controls = Controls(ledger, versions, tracking)
             engine = Engine(lambda version: from_pretrained(versions.weights(version)), threads=1, waiting=waiting)
-            rollouts = Rollouts(controls, events, alpha=0.05)
+            rollouts = Rollouts(controls, events, Policy())
             router = Router(rollouts.deployment, engine, every=0.05, reload_after=0.0)
             app = create_app(
                 engine=engine, router=router, events=events, rollouts=rollouts, limits=limits, replay=replay

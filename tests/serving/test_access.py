@@ -34,6 +34,7 @@ ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("post", "/v1/chat/completions", CHAT, {"client"}),
     ("post", "/v1/feedback", {"id": "none", "key": "k", "score": 1}, {"client"}),
     ("post", "/v1/rollouts/none/pause", {"reason": "r"}, {"operator"}),
+    ("post", "/v1/rollouts", {"version": "none", "reason": "r"}, {"operator"}),
 ]
 
 

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import httpx
 import pytest
 
+from registry.rollout import Policy
 from serving.rollouts import Rollouts
 from serving.router import Deployment
 from tests.serving.conftest import Served
@@ -166,7 +167,7 @@ def test_promoting_under_load_switches_versions_without_a_failed_request(served:
 def test_a_rollout_closed_while_mlflow_is_down_takes_effect_and_stays_so_after(
     served: Served, action: str, serves: str
 ) -> None:
-    rollout, rollouts = served.open_rollout(), Rollouts(served.controls, served.events, alpha=0.05)
+    rollout, rollouts = served.open_rollout(), Rollouts(served.controls, served.events, Policy())
     assert rollouts.deployment().versions == ("1", "2")
     mlflow = served.database.with_name("mlflow.db")
     with sqlite3.connect(mlflow) as database:
@@ -258,20 +259,71 @@ def test_a_form_of_the_console_steers_and_returns_to_it(served: Served) -> None:
     rollout = served.open_rollout(share=0.3)
     form = {"by": "ann", "reason": "more traffic", "share": "0.4"}
     done = served.http.post(f"/v1/rollouts/{rollout.id}/share", data=form, headers={"Origin": served.url})
-    assert (done.status_code, done.headers["location"]) == (303, "/")
+    assert (done.status_code, done.headers["location"]) == (303, "/?done=share")
     assert served.ledger.get(rollout.id).share == 0.4
     wrong = served.http.post(f"/v1/rollouts/{rollout.id}/share", data=form | {"share": "much"})
     assert wrong.status_code == 400
     assert "the share is a number above 0 and below 1" in wrong.text
 
 
+def test_a_form_that_promotes_or_aborts_is_asked_once_more(served: Served) -> None:
+    rollout = served.open_rollout(share=0.3)
+    asked = served.http.post(f"/v1/rollouts/{rollout.id}/abort", data=WHO, headers={"Origin": served.url})
+    assert asked.status_code == 200
+    assert 'name="confirmed"' in asked.text
+    assert WHO["reason"] in asked.text
+    assert served.ledger.get(rollout.id).open
+    served.http.post(f"/v1/rollouts/{rollout.id}/abort", data=WHO | {"confirmed": "yes"})
+    assert served.ledger.get(rollout.id).status == "aborted"
+    again = served.http.post(f"/v1/rollouts/{rollout.id}/promote", data=WHO)
+    assert again.status_code == 409
+
+
+def test_what_was_decided_on_a_page_that_is_old_by_now_is_not_done(served: Served) -> None:
+    rollout = served.open_rollout(share=0.3)
+    served.http.post(f"/v1/rollouts/{rollout.id}/share", json=WHO | {"share": 0.4}).raise_for_status()
+    form = WHO | {"revision": str(rollout.revision), "confirmed": "yes"}
+    refused = served.http.post(f"/v1/rollouts/{rollout.id}/promote", data=form)
+    assert refused.status_code == 409
+    assert "changed while you looked: it is running, with a share of 0.4" in Text(refused.text).said
+    stale = served.http.post(f"/v1/rollouts/{rollout.id}/pause", json=WHO | {"revision": rollout.revision})
+    assert stale.status_code == 409
+    assert served.ledger.get(rollout.id).status == "running"
+
+
+def test_a_version_is_put_on_trial_by_program_and_by_form(served: Served) -> None:
+    refused = served.http.post("/v1/rollouts", json={"version": "2", "by": "ann"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == "'reason' is missing"
+    assert served.http.post("/v1/rollouts", json=WHO | {"version": "9"}).status_code == 404
+    assert served.http.post("/v1/rollouts", json=WHO | {"version": "1"}).status_code == 400
+    opened = served.http.post("/v1/rollouts", json=WHO | {"version": "2"}).json()
+    assert (opened["status"], opened["challenger"], opened["share"]) == ("running", "2", 0.05)
+    assert "salt" not in opened
+    assert served.router.versions == ("1", "2")
+    [row] = served.ledger.history()
+    assert (row.action, row.by, row.reason) == ("open", "ann", "reviewed the answers")
+    done = served.http.post("/v1/rollouts", data=WHO | {"version": "2"}, headers={"Origin": served.url})
+    assert (done.status_code, done.headers["location"]) == (303, "/?done=start")
+
+
+def test_a_share_may_be_typed_as_a_percentage(served: Served) -> None:
+    rollout = served.open_rollout(share=0.3)
+    served.http.post(f"/v1/rollouts/{rollout.id}/share", data=WHO | {"share": "12.5 %"})
+    assert served.ledger.get(rollout.id).share == 0.125
+
+
 def test_a_page_of_another_site_cannot_steer(served: Served) -> None:
     rollout = served.open_rollout()
     refused = served.http.post(
-        f"/v1/rollouts/{rollout.id}/promote", data=WHO, headers={"Origin": "https://elsewhere.example"}
+        f"/v1/rollouts/{rollout.id}/promote",
+        data=WHO | {"confirmed": "yes"},
+        headers={"Origin": "https://elsewhere.example"},
     )
     assert refused.status_code == 403
-    odd = served.http.post(f"/v1/rollouts/{rollout.id}/promote", data=WHO, headers={"Origin": "http://["})
+    odd = served.http.post(
+        f"/v1/rollouts/{rollout.id}/promote", data=WHO | {"confirmed": "yes"}, headers={"Origin": "http://["}
+    )
     assert odd.status_code == 403
     assert served.ledger.get(rollout.id).status == "running"
 

@@ -1,0 +1,110 @@
+"""`evermoe rollout`: a person starts a trial, sees why it holds, moves its share, ends it, and is found in the history."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from commands import main
+from evermoe.settings import ROOT, settings
+from registry.versions import Versions
+
+LOADER = ROOT / "tests" / "registry" / "loader.py"
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a champion and a version made from it."""
+    home = tmp_path_factory.mktemp("by_hand")
+    (home / "home.json").write_text('{"format": 1}')
+    weights = home / "model"
+    weights.mkdir()
+    save_file({"weight": np.arange(6, dtype=np.float32)}, weights / "model.safetensors")
+    (weights / "config.json").write_text("{}")
+    versions = Versions(f"sqlite:///{home / 'mlflow.db'}", artifacts=home / "artifacts")
+    for month, parent in (("2025-05", None), ("2025-06", "1")):
+        versions.register(weights, month=month, parent=parent, run_id=None, loader=LOADER, description=month)
+    versions.set_alias("champion", "1")
+    return home
+
+
+@pytest.fixture(autouse=True)
+def here(lived: Path) -> Iterator[None]:
+    """The home, for this process."""
+    before = dict(os.environ)
+    os.environ["EVERMOE_HOME"] = str(lived)
+    os.environ.pop("EVERMOE_DATABASE_URL", None)
+    settings.cache_clear()
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    settings.cache_clear()
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main.run(["rollout", *words]) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line of a command that fails."""
+    assert main.run(["rollout", *words]) != 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.strip().splitlines()
+    return line
+
+
+def test_a_trial_from_start_to_abort_with_a_reason_for_every_move(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no challenger on trial" in told(capsys, "status")
+    assert "no challenger is on trial" in refused(capsys, "share", "0.2", "--reason", "r")
+    assert "say why with --reason TEXT" in refused(capsys, "start", "2")
+    assert "say why with --reason TEXT" in refused(capsys, "start", "2", "--reason", "  ")
+    assert "--by is empty" in refused(capsys, "start", "2", "--reason", "r", "--by", " ")
+    assert "version 1 is the champion" in refused(capsys, "start", "1", "--reason", "r")
+
+    said = told(capsys, "start", "2", "--reason", "looks good", "--by", "ann")
+    assert "is running: version 2 meets 5% of the units" in said
+    assert "next: hold; 0 of 8 rewards at share 0.05" in told(capsys, "status")
+    content = json.loads(told(capsys, "status", "--json"))
+    assert (content["rollout"]["share"], content["next"]["action"], content["evidence"]["decision"]) == (
+        0.05,
+        "hold",
+        "continue",
+    )
+
+    assert "a share of 2 compares nothing" in refused(capsys, "share", "2", "--reason", "r")
+    assert "cannot resume" in refused(capsys, "resume", "--reason", "r")
+    assert json.loads(told(capsys, "share", "0.2", "--reason", "more", "--json"))["share"] == 0.2
+    told(capsys, "pause", "--reason", "a holiday", "--by", "bob")
+    assert "next: hold; paused by hand" in told(capsys, "status")
+    told(capsys, "resume", "--reason", "back again", "--by", "bob")
+    assert "is aborted, the challenger's share 0%" in told(capsys, "abort", "--reason", "odd answers", "--by", "bob")
+
+    rows = json.loads(told(capsys, "history", "--json"))["decisions"]
+    assert [(row["action"], row["reason"]) for row in rows] == [
+        ("open", "looks good"),
+        ("share", "more"),
+        ("pause", "a holiday"),
+        ("resume", "back again"),
+        ("abort", "odd answers"),
+    ]
+    assert (rows[0]["by"], rows[-1]["by"]) == ("ann", "bob")
+    table = told(capsys, "history")
+    assert "odd answers" in table
+    assert "the audit chain is whole" in table
+    assert "was tried against version 1 before" in refused(capsys, "start", "2", "--reason", "once more")
+
+
+@pytest.mark.parametrize("verb", ["start", "status", "share", "pause", "resume", "promote", "abort", "history"])
+def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    said = told(capsys, verb, "--help")
+    assert "--json" in said
+    if verb not in ("status", "history"):
+        assert "audit log" in said
