@@ -6,6 +6,7 @@ Knows JSON and the field's names (OpenAI's, where there is one). Does not know m
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qs
 
@@ -21,6 +22,7 @@ MOST_NEW_TOKENS = 4096
 DEFAULT_NEW_TOKENS = 64
 SMALLEST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1
 """What a random generator of torch can be seeded with."""
+HALVES = re.compile("[\ud800-\udfff]")
 
 
 class BodyTooLarge(BadInput):
@@ -34,7 +36,7 @@ def _storable(value: object) -> object:
     if isinstance(value, str):
         if "\x00" in value:
             raise ValueError("holds a NUL character; remove it")
-        if any("\ud800" <= letter <= "\udfff" for letter in value):
+        if HALVES.search(value):
             raise ValueError("holds half of a surrogate pair, which is not valid Unicode; remove it")
     return value
 
