@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 from datetime import UTC, datetime
+from uuid import uuid4
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
@@ -12,15 +16,21 @@ from flows.steps import at_moment, step
 from registry.controls import Controls
 from registry.evidence import Verdict
 from registry.evidence import weigh as weigh_all
+from registry.lease import Fenced
 from registry.rollout import Decision, Policy, Rollout, decide
+
+log = logging.getLogger("evermoe.flows")
 
 
 @flow(name="rollout", flow_run_name=at_moment("look at"), retries=2, retry_delay_seconds=10)
 def rollout(now: datetime | None = None) -> Decision | None:
-    """One look at the open rollout; None when nothing is on trial."""
+    """One look at the open rollout; None when nothing is on trial, or when another controller is at it."""
     now = now or datetime.now(UTC)
-    with open_parts() as parts:
-        controls = Controls(parts.ledger, parts.versions, parts.tracking)
+    holder = f"flow rollout {uuid4().hex[:8]} (process {os.getpid()} on {socket.gethostname()})"
+    with open_parts() as parts, parts.ledger.lease(holder, lambda: datetime.now(UTC)) as held:
+        if held is None:
+            return None
+        controls = Controls(parts.ledger, parts.versions, parts.tracking, held)
         controls.settle()
         on_trial = parts.ledger.running()
         if on_trial is None:
@@ -28,8 +38,7 @@ def rollout(now: datetime | None = None) -> Decision | None:
         policy = Policy(**parts.params.rollout.model_dump())
         verdict, since_step = weigh(parts, on_trial, policy, now)
         decision = decide(on_trial, verdict, policy, now, since_step)
-        carry_out(controls, on_trial, decision, verdict, now)
-        return decision
+        return decision if carry_out(controls, on_trial, decision, verdict, now) else None
 
 
 @step(name="weigh the evidence", retries=2, retry_delay_seconds=5)
@@ -41,9 +50,13 @@ def weigh(parts: Parts, on_trial: Rollout, policy: Policy, now: datetime) -> tup
 
 
 @step(name="carry out the decision", retries=2, retry_delay_seconds=5)
-def carry_out(controls: Controls, on_trial: Rollout, decision: Decision, verdict: Verdict, now: datetime) -> None:
-    """Ledger, alias, MLflow; a decision that changes something is an artifact too."""
-    controls.apply(on_trial, decision, by="flow rollout", now=now, verdict=verdict)
+def carry_out(controls: Controls, on_trial: Rollout, decision: Decision, verdict: Verdict, now: datetime) -> bool:
+    """Ledger, alias, MLflow; a decision that changes something is an artifact too. False where somebody took over meanwhile."""
+    try:
+        controls.apply(on_trial, decision, by="flow rollout", now=now, verdict=verdict)
+    except Fenced as error:
+        log.warning("%s", error)
+        return False
     if decision.action != "hold":
         create_markdown_artifact(
             f"# {decision.action}: version {on_trial.challenger} against {on_trial.champion}\n\n"
@@ -51,3 +64,4 @@ def carry_out(controls: Controls, on_trial: Rollout, decision: Decision, verdict
             key=f"rollout-{on_trial.id.lower()}",
             description=f"Decision at {now:%Y-%m-%d %H:%M}",
         )
+    return True

@@ -16,6 +16,7 @@ from evermoe.errors import Conflict, NotFound
 from registry import pages
 from registry.audit import storable
 from registry.evidence import Verdict
+from registry.lease import Lease
 from registry.ledger import Ledger
 from registry.pages import Told
 from registry.rollout import Decision, Rollout
@@ -33,6 +34,8 @@ class Controls:
     ledger: Ledger
     versions: Versions
     tracking: Tracking
+    held: Lease | None = None
+    """The lease that a flow steers under; a person needs none (`registry/lease.py`)."""
 
     def open(self, rollout: Rollout, by: str, evidence: Mapping[str, Any] | None = None) -> Rollout:
         """Put a challenger on trial. The same rollout again changes nothing.
@@ -41,7 +44,7 @@ class Controls:
         """
         if self.ledger.find(rollout.month, rollout.champion) is None:
             self._check_champion(rollout)
-        opened = self.ledger.open(rollout, by, evidence)
+        opened = self.ledger.open(rollout, by, evidence, held=self.held)
         if opened.open:
             self.versions.set_alias("challenger", opened.challenger)
         self._tell(opened)
@@ -59,7 +62,9 @@ class Controls:
         Raises `Conflict` when the rollout has changed since it was read, by another decision than this one.
         """
         try:
-            after = self.ledger.apply(rollout.id, decision, by, now, evidence_of(verdict), revision=rollout.revision)
+            after = self.ledger.apply(
+                rollout.id, decision, by, now, evidence_of(verdict), revision=rollout.revision, held=self.held
+            )
         except Conflict:
             if not self._is_carried_out(rollout, decision, by):
                 raise

@@ -6,10 +6,10 @@ database with the event log (SQLite or PostgreSQL by URL) but neither its tables
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,11 +17,12 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from evermoe.errors import Conflict, HomeTooNew, NotFound, StorageUnavailable
 from monitoring import database
-from registry import audit
+from registry import audit, lease
 from registry.audit import AUDIT, AuditRow, Verification, metadata, storable, stored
+from registry.lease import LASTS, Lease
 from registry.rollout import Decision, Rollout, transition
 
-SCHEMA = 1
+SCHEMA = 2
 _POSTGRES_LOCK = 0x65766572  # one writer at a time; SQLite locks the file by itself
 
 _schema = sa.Table("ledger_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
@@ -68,12 +69,29 @@ class Ledger:
         except sa.exc.DBAPIError as error:
             raise StorageUnavailable(f"the rollout ledger cannot be opened: {_first_line(error)}") from None
 
-    def open(self, rollout: Rollout, by: str, evidence: Mapping[str, Any] | None = None) -> Rollout:
+    @contextmanager
+    def lease(self, holder: str, clock: Callable[[], datetime], lasts: timedelta = LASTS) -> Iterator[Lease | None]:
+        """The lease to steer, for as long as the block takes or until another takes over; None while another holds it."""
+        with self._writing() as db:
+            mine = lease.take(db, holder, clock(), lasts)
+        try:
+            yield mine
+        finally:
+            if mine is not None:
+                with suppress(StorageUnavailable), self._writing() as db:  # without a database it runs out by itself
+                    lease.release(db, mine)
+
+    def open(
+        self, rollout: Rollout, by: str, evidence: Mapping[str, Any] | None = None, *, held: Lease | None = None
+    ) -> Rollout:
         """Store a new rollout. The same month, champion and challenger again returns the one that is stored (a retry).
 
-        Raises `Conflict` when that month already opened another challenger against this champion, or when a rollout is open.
+        `held` is the lease it is opened under; without one, whoever holds it is fenced. Raises `Conflict` when that month
+        already opened another challenger against this champion, or when a rollout is open, and `Fenced`.
         """
         with self._writing() as db:
+            if held is not None:
+                lease.check(db, held)
             same = (
                 db.execute(_rollouts.select().filter_by(month=rollout.month, champion=rollout.champion))
                 .mappings()
@@ -92,6 +110,8 @@ class Ledger:
                 )
             if db.execute(_rollouts.select().filter_by(id=rollout.id)).first() is not None:
                 raise Conflict(f"a rollout {rollout.id} exists already; give the new one another id")
+            if held is None:
+                lease.take_over(db, by, rollout.opened_at)
             db.execute(_rollouts.insert().values(**_values(rollout)))
             reason = rollout.reason or f"{rollout.month}: version {rollout.challenger} against {rollout.champion}"
             _write_down(db, rollout, rollout.opened_at, by, "open", reason, evidence)
@@ -106,14 +126,20 @@ class Ledger:
         evidence: Mapping[str, Any] | None = None,
         *,
         revision: int | None = None,
+        held: Lease | None = None,
     ) -> Rollout:
         """Carry out a decision and write it to the audit, both or neither. A hold changes and writes nothing.
+
+        `held` is the lease it was decided under, and `Fenced` is raised when another has taken that since. Without one a
+        person decided: whoever holds the lease is fenced.
 
         `revision` is the one the decision was made on: when the rollout has changed since, the decision is stale and
         `Conflict` is raised. None decides on whatever stands. Raises `NotFound`, and `Conflict` when the state forbids it.
         """
         with self._writing() as db:
             before = _found(db, rollout_id)
+            if held is not None:
+                lease.check(db, held)
             if revision is not None and before.revision != revision:
                 raise Conflict(
                     f"rollout {rollout_id} changed meanwhile (revision {before.revision}, decided on {revision}); look again"
@@ -121,6 +147,8 @@ class Ledger:
             after = transition(before, decision, now)
             if after is before:
                 return before
+            if held is None:
+                lease.take_over(db, by, now)
             changed = db.execute(
                 _rollouts.update().filter_by(id=rollout_id, revision=before.revision).values(**_values(after))
             )
@@ -199,12 +227,15 @@ class Ledger:
                         raise HomeTooNew(
                             f"the rollout ledger has format {written}, this Evermoe reads {SCHEMA}; upgrade Evermoe"
                         )
-                    return
+                    if written == SCHEMA:
+                        return
         with self._writing() as db:
-            metadata.create_all(db)
+            metadata.create_all(db)  # of format 1, all but the leases are there
             audit.protect(db)
             if db.scalar(sa.select(sa.func.count()).select_from(_schema)) == 0:
                 db.execute(_schema.insert().values(version=SCHEMA))
+            else:
+                db.execute(_schema.update().values(version=SCHEMA))
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
