@@ -6,6 +6,7 @@ log. It knows nothing of HTTP, of models or of how an experiment judges the rewa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from heapq import merge
@@ -21,7 +22,9 @@ from monitoring.rows import (
     Answered,
     ArmSummary,
     Counts,
+    Crossings,
     Feedback,
+    FirstRequest,
     Receipt,
     Request,
     Reward,
@@ -36,8 +39,10 @@ __all__ = [
     "Answered",
     "ArmSummary",
     "Counts",
+    "Crossings",
     "EventLog",
     "Feedback",
+    "FirstRequest",
     "Receipt",
     "Request",
     "Reward",
@@ -158,6 +163,37 @@ class EventLog:
             failed = [Reward(*found) for found in connection.execute(failed_query)]
         return list(merge(told, failed, key=lambda one: one.at))
 
+    def first_requests(self, rollout: str, slow_ms: float, refusals: Sequence[str] = ()) -> list[FirstRequest]:
+        """The first request of each unit that a rollout met, by time. An answer that begins with one of `refusals` is empty."""
+        return self._firsts(requests.c.rollout == rollout, slow_ms, refusals)
+
+    def first_requests_of_version(
+        self, version: str, since: datetime, until: datetime, slow_ms: float, refusals: Sequence[str] = ()
+    ) -> list[FirstRequest]:
+        """The first request of each unit that a version answered in [`since`, `until`), by time; pinned ones are left out."""
+        met = and_(requests.c.version == version, requests.c.arm != "pinned")
+        return self._firsts(and_(met, requests.c.at >= since, requests.c.at < until), slow_ms, refusals)
+
+    def crossings(self, rollout: str) -> Crossings:
+        """Units that met both arms against the rule of `registry.assignment`, whatever the share was and became.
+
+        A unit is a point on [0, 1), and the challenger has what is below its share. Whoever met the challenger at one share lies
+        below it, and whoever met the champion at another lies above that; who did both, and the first is no larger, did what
+        no point can.
+        """
+        challenged = case((requests.c.arm == "challenger", requests.c.propensity))
+        championed = case((requests.c.arm == "champion", 1.0 - requests.c.propensity))
+        per_unit = (
+            select(func.min(challenged).label("below"), func.max(championed).label("above"))
+            .where(requests.c.rollout == rollout, requests.c.arm.in_(("challenger", "champion")))
+            .group_by(requests.c.unit)
+            .subquery()
+        )
+        against = case((per_unit.c.below <= per_unit.c.above + 1e-9, 1), else_=0)
+        query = select(func.count(), func.coalesce(func.sum(against), 0)).select_from(per_unit)
+        with storage_errors(self.engine), self.engine.connect() as connection:
+            return Crossings(*connection.execute(query).one())
+
     def answered(self, since: datetime, until: datetime, known_by: datetime) -> list[Answered]:
         """Requests of [`since`, `until`) by time, each with the feedback that had arrived by `known_by`."""
         query = _with_feedback(_counted.c.at <= known_by, _labelled.c.at <= known_by)
@@ -184,6 +220,27 @@ class EventLog:
         )
         with storage_errors(self.engine), self.engine.connect() as connection:
             return Counts(*connection.execute(query).one())
+
+    def _firsts(self, where: Any, slow_ms: float, refusals: Sequence[str]) -> list[FirstRequest]:
+        turn = func.row_number().over(partition_by=requests.c.unit, order_by=(requests.c.at, requests.c.id))
+        words = func.lower(func.trim(requests.c.output))
+        refused = [words.startswith(start.lower(), autoescape=True) for start in refusals]
+        failed = and_(requests.c.error.is_not(None), _FAILED)
+        turns = select(
+            requests.c.at,
+            requests.c.id,
+            requests.c.arm,
+            requests.c.version,
+            requests.c.propensity,
+            case((failed, True), else_=False).label("failed"),
+            case((requests.c.latency_ms > slow_ms, True), else_=False).label("slow"),
+            case((and_(requests.c.error.is_(None), or_(words == "", *refused)), True), else_=False).label("empty"),
+            turn.label("turn"),
+        ).where(where)
+        ranked = turns.subquery()
+        query = select(*(ranked.c[name] for name in FirstRequest.__dataclass_fields__)).where(ranked.c.turn == 1)
+        with storage_errors(self.engine), self.engine.connect() as connection:
+            return [FirstRequest(*found) for found in connection.execute(query.order_by(ranked.c.at, ranked.c.id))]
 
     def _answered(self, query: Any) -> list[Answered]:
         with storage_errors(self.engine), self.engine.connect() as connection:

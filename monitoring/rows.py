@@ -96,6 +96,31 @@ class Reward:
 
 
 @dataclass(frozen=True)
+class FirstRequest:
+    """The first request of a unit in a rollout: which arm it was drawn into, with which probability, and what went wrong.
+
+    Later requests of the unit meet the arm that it has, so they are no fresh draws. `empty` is an answer without a word, or one
+    that begins as a refusal; a failed one is `failed` alone.
+    """
+
+    at: datetime
+    arm: str
+    version: str
+    propensity: float
+    failed: bool
+    slow: bool
+    empty: bool
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """How many units a rollout met, and how many of them met both arms though no change of the share explains it."""
+
+    units: int
+    crossed: int
+
+
+@dataclass(frozen=True)
 class Answered:
     """A request with the feedback that was known at some moment. `label` is the right answer, if the user gave it.
 

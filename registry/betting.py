@@ -30,6 +30,7 @@ rewards, the larger share. `benchmarks/rollout_errors.py` measures what comes of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,22 +80,26 @@ class Past:
     squares: Any = 0.0
     """Of rewards about the baselines that they were predicted with."""
 
-    def predicted(self, share: Any) -> tuple[Any, Any]:
-        """The baseline with which X varies least at this share, and the variance of a reward about it."""
+    def baseline(self, share: Any) -> Any:
+        """The baseline with which X varies least at this share."""
         count = self.count_champion + self.count_challenger
         pooled = ARM_PRIOR * (self.sum_champion + self.sum_challenger + 1.0) / (count + 2.0)
         champion = (self.sum_champion + pooled) / (self.count_champion + ARM_PRIOR)
         challenger = (self.sum_challenger + pooled) / (self.count_challenger + ARM_PRIOR)
-        baseline = (1.0 - share) * challenger + share * champion
+        return (1.0 - share) * challenger + share * champion
+
+    def spread(self, baseline: Any) -> Any:
+        """The variance of a reward about the baseline."""
         prior = SPREAD_PRIOR * baseline * (1.0 - baseline)
-        return baseline, (self.squares + prior) / (count + SPREAD_PRIOR)
+        return (self.squares + prior) / (self.count_champion + self.count_challenger + SPREAD_PRIOR)
 
     def outcome(self, challenger: Any, reward: Any, share: Any, seen: Any = 1.0) -> Outcome:
         """Take the next reward of an arm (`challenger` is 1 or 0), drawn at this challenger's share, and say what it tells.
 
         `seen` is 0 where, in an array of rollouts, this one has no reward now: nothing is learned there, and `x` is 0.
         """
-        m, variance = self.predicted(share)
+        m = self.baseline(share)
+        variance = self.spread(m)
         champion = 1.0 - challenger
         self.count_champion = self.count_champion + seen * champion
         self.count_challenger = self.count_challenger + seen * challenger
@@ -108,6 +113,24 @@ class Past:
             high=np.maximum((1.0 - m) / share, m / rest),
             precision=share * rest / variance,
         )
+
+
+def outcomes_of(challenger_T: Floats, reward_T: Floats, share_T: Floats) -> Outcome:
+    """What each of a run of T rewards told when it came: `Past.outcome`, all at once."""
+    past = Past(
+        count_champion=_before(1.0 - challenger_T),
+        count_challenger=_before(challenger_T),
+        sum_champion=_before((1.0 - challenger_T) * reward_T),
+        sum_challenger=_before(challenger_T * reward_T),
+    )
+    past.squares = _before((reward_T - past.baseline(share_T)) ** 2)
+    return past.outcome(challenger_T, reward_T, share_T)
+
+
+def _before(values_T: Floats) -> Floats:
+    """The sum of all values before each."""
+    sums: Floats = np.cumsum(values_T) - values_T
+    return sums
 
 
 def mixed(log_wealths: Floats) -> Any:
@@ -145,3 +168,38 @@ def lowest_lift(outcomes: Outcome, limit: float) -> float:
         else:
             possible = middle
     return refuted
+
+
+SHIFTS = np.array(
+    [0.1, 0.2, 0.5, 2.0]
+)  # of the log-odds of meeting the challenger: 0.2 is 45:55 where 50:50 was asked for
+SHIFT_WEIGHTS = np.array([0.15, 0.55, 0.2, 0.1])  # either way has half of each
+
+
+def log_ratio_of_counts(share: Any, challengers: Any, champions: Any) -> Any:
+    """Log wealth of bets that units do not meet the challenger with the probability `share`, from counts of fair draws.
+
+    A bettor j has the likelihood ratio of odds that are off by a factor exp(±SHIFTS[j]): a product over draws, so the counts at
+    each share are enough, in whatever order they came. The counts' last axis is the different shares.
+    """
+    share = np.asarray(share, dtype=float)
+    log_odds = np.log(share) - np.log1p(-share)
+    both_ways = np.concatenate([SHIFTS, -SHIFTS])
+    shifted = 1.0 / (1.0 + np.exp(-(log_odds[..., None] + both_ways)))
+    gains = np.asarray(challengers)[..., None] * (np.log(shifted) - np.log(share)[..., None])
+    gains = gains + np.asarray(champions)[..., None] * (np.log1p(-shifted) - np.log1p(-share)[..., None])
+    weights = np.concatenate([SHIFT_WEIGHTS, SHIFT_WEIGHTS]) / 2.0
+    return np.logaddexp.reduce(gains.sum(axis=-2) + np.log(weights), axis=-1)
+
+
+EXCESSES = np.array([0.05, 0.15, 0.4, 0.8])  # of the way from the limit of a rate to 1
+
+
+def log_wealth_over_limit(bad: float, good: float, limit: float) -> float:
+    """Log wealth of bets that marks of 0 or 1 are 1 more often than `limit` (above 0, below 1), from their counts.
+
+    Bettor j has the likelihood ratio of a rate that lies `EXCESSES[j]` of the way from the limit to 1; equal weights.
+    """
+    rates = limit + (1.0 - limit) * EXCESSES
+    gains = bad * np.log(rates / limit) + good * np.log((1.0 - rates) / (1.0 - limit))
+    return float(np.logaddexp.reduce(gains) - math.log(len(EXCESSES)))

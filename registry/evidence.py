@@ -30,7 +30,7 @@ import numpy as np
 
 from evermoe.errors import BadInput
 from registry.assignment import CHALLENGER, CHAMPION
-from registry.betting import Floats, Outcome, Past, log_path, log_wealth, lowest_lift
+from registry.betting import Floats, Outcome, log_path, log_wealth, lowest_lift, outcomes_of
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,12 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class _Counted:
-    """One counted reward, and what it told when it came."""
+    """One counted reward. `share` is the challenger's propensity when the unit was drawn."""
 
     at: datetime
     challenger: bool
     reward: float
-    weight: float  # p (1 - p), which is what an x tells when rewards vary alike
-    outcome: Outcome
+    share: float
 
 
 class Evidence:
@@ -80,7 +79,6 @@ class Evidence:
         self.ignored = 0
         self._counted: list[_Counted] = []
         self._units: set[str] = set()
-        self._past = Past()
 
     def observe(self, arm: str, reward: float, propensity: float, unit: str, at: datetime) -> bool:
         """Take one reward, in order of arrival. `propensity` is the probability of the arm that *was* assigned.
@@ -95,8 +93,7 @@ class Evidence:
         self._units.add(unit)
         is_challenger = arm == CHALLENGER
         p = propensity if is_challenger else 1.0 - propensity
-        outcome = self._past.outcome(float(is_challenger), reward, p)
-        self._counted.append(_Counted(at, is_challenger, reward, p * (1.0 - p), outcome))
+        self._counted.append(_Counted(at, is_challenger, reward, p))
         return True
 
     def verdict(self, now: datetime) -> Verdict:
@@ -115,8 +112,8 @@ class Evidence:
             CHALLENGER: math.fsum(one.reward for one in seen if one.challenger),
         }
         means = {arm: sums[arm] / counts[arm] if counts[arm] else None for arm in counts}
-        total = math.fsum(one.weight for one in seen)
-        lift = math.fsum(one.weight * one.outcome.x for one in seen) / total if total else 0.0
+        weights = np.array([one.share * (1.0 - one.share) for one in seen])  # what an x tells when rewards vary alike
+        lift = float(weights @ outcomes.x / weights.sum()) if seen else 0.0
         interval = self._interval(outcomes)
         return Verdict(
             decision=decision,
@@ -183,8 +180,8 @@ def weigh(rewards: Iterable[Rewarded], alpha: float, now: datetime) -> Verdict:
 
 def _together(counted: list[_Counted]) -> Outcome:
     """A run of rewards as arrays."""
-    rows = np.array([(o.x, o.low, o.high, o.precision) for o in (one.outcome for one in counted)]).reshape(-1, 4)
-    return Outcome(*rows.T)
+    rows = np.array([(one.challenger, one.reward, one.share) for one in counted], dtype=float).reshape(-1, 3)
+    return outcomes_of(*rows.T)
 
 
 def _exp(log: float) -> float:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.betting import LIFTS, WEIGHTS, Outcome, Past, log_path, log_wealth, lowest_lift
+from registry.betting import LIFTS, WEIGHTS, Past, log_path, log_wealth, lowest_lift, outcomes_of
 
 shares = st.floats(0.01, 0.99)
 means = st.floats(0.0, 1.0)
@@ -68,11 +68,20 @@ def test_an_array_of_rollouts_is_so_many_rollouts_of_one() -> None:
         assert all(rows[t].x[r] == 0 for t in np.flatnonzero(~seen[:, r]))
 
 
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1), shares), min_size=1, max_size=30))
+def test_a_run_of_rewards_at_once_tells_what_they_told_one_by_one(history: list[tuple[bool, float, float]]) -> None:
+    past = Past()
+    one_by_one = [past.outcome(float(arm), reward, share) for arm, reward, share in history]
+    together = outcomes_of(*np.array(history, dtype=float).T)
+    for name in ("x", "low", "high", "precision"):
+        assert getattr(together, name) == pytest.approx([getattr(one, name) for one in one_by_one])
+
+
 def test_the_lowest_lift_is_where_the_wealth_reaches_the_limit() -> None:
     draw = np.random.default_rng(2)
-    past = Past()
-    rows = [past.outcome(float(a < 0.5), float(y < (0.7 if a < 0.5 else 0.4)), 0.5) for a, y in draw.random((400, 2))]
-    outcomes = Outcome(*(np.array([getattr(row, name) for row in rows]) for name in ("x", "low", "high", "precision")))
+    challenger = 1.0 * (draw.random(400) < 0.5)
+    reward = 1.0 * (draw.random(400) < np.where(challenger == 1.0, 0.7, 0.4))
+    outcomes = outcomes_of(challenger, reward, np.full(400, 0.5))
     low = lowest_lift(outcomes, np.log(40.0))
     assert log_wealth(outcomes, low - 2e-3) >= np.log(40.0) > log_wealth(outcomes, low + 2e-3)
     assert log_path(outcomes, low)[-1] == pytest.approx(log_wealth(outcomes, low))

@@ -1,0 +1,78 @@
+"""Signals are silent on healthy traffic, however often one looks, and find what is wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from registry.assignment import assign
+from registry.betting import SHIFT_WEIGHTS, Floats, log_ratio_of_counts
+from registry.signals import ALPHA, crossed, sample_ratio
+
+
+@dataclass(frozen=True)
+class Draw:
+    arm: str
+    propensity: float
+
+
+def looks(asked: Floats, met: Floats, rollouts: int, seed: int) -> Floats:
+    """Logs of e-values, every 10 units, of rollouts (rows) whose units should meet the challenger at `asked` and do at `met`."""
+    draw = np.random.default_rng(seed)
+    challenger = draw.random((rollouts, len(asked))) < met
+    shares = np.unique(asked)
+    at_share = asked == shares[:, None]
+    challengers = np.stack([np.cumsum(challenger & one, axis=1)[:, 9::10] for one in at_share], axis=-1)
+    units = np.stack([np.cumsum(one)[9::10] for one in at_share], axis=-1)
+    found: Floats = log_ratio_of_counts(shares, challengers, units - challengers)
+    return found
+
+
+def test_a_fault_of_45_to_55_alarms_within_2000_units_in_the_median() -> None:
+    half = np.full(2000, 0.5)
+    for met in (0.45, 0.55):
+        alarms = (looks(half, np.full(2000, met), 200, seed=1) >= math.log(1 / ALPHA)).any(axis=1)
+        assert alarms.mean() > 0.6
+
+
+def test_healthy_traffic_up_a_ramp_alarms_at_no_look_more_than_once_in_a_thousand_rollouts() -> None:
+    ramp = np.repeat([0.05, 0.25, 0.5], [100, 150, 250])
+    alarms = (looks(ramp, ramp, 3000, seed=2) >= math.log(1 / ALPHA)).any(axis=1)
+    assert alarms.sum() <= 8  # 3 are allowed on average; with 9 or more the bound would be broken at 0.4%
+
+
+def test_the_bets_on_counts_are_fair() -> None:
+    for share in (0.01, 0.3, 0.5):
+        one = np.exp(log_ratio_of_counts(np.array([share]), np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])))
+        assert share * one[0] + (1 - share) * one[1] == 1.0 or abs(share * one[0] + (1 - share) * one[1] - 1) < 1e-12
+    assert abs(SHIFT_WEIGHTS.sum() - 1) < 1e-12
+
+
+def drawn(salt: str, shares: Iterator[float]) -> list[Draw]:
+    return [Draw(*assign(salt, f"unit-{i}", {"challenger": share})) for i, share in enumerate(shares)]
+
+
+def test_the_real_assignment_is_healthy_and_says_what_it_saw() -> None:
+    seen = sample_ratio(drawn("june", iter([0.05] * 500 + [0.5] * 3000)))
+    assert not seen.alarm
+    assert "1525 were expected" in seen.reason
+
+
+def test_rows_of_one_arm_that_are_lost_alarm() -> None:
+    whole = drawn("june", iter([0.5] * 3000))
+    lost = [one for i, one in enumerate(whole) if one.arm == "champion" or i % 3]
+    assert sample_ratio(lost).alarm
+
+
+def test_requests_without_a_draw_say_nothing() -> None:
+    assert not sample_ratio([Draw("pinned", 1.0), Draw("champion", 1.0)] * 1000).alarm
+    assert sample_ratio([]).reason == "no unit was drawn yet"
+
+
+def test_more_than_one_crossed_unit_in_a_hundred_alarms() -> None:
+    assert not crossed(0, 0).alarm
+    assert not crossed(100, 1).alarm
+    assert crossed(100, 2).alarm
