@@ -23,7 +23,7 @@ from evermoe.quiet import silence
 from evermoe.settings import Params, load_params, use_home
 from registry.assignment import CHALLENGER, assign
 from registry.evidence import weigh
-from registry.rollout import Policy, decide, new_rollout, transition
+from registry.rollout import decide, new_rollout, transition
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Told:
     unit: str
     at: datetime
     agreed: bool
+    requested_at: datetime
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,10 @@ def live(
     found: Sequence[Question], params: Params, begin: datetime, end: datetime, seed: int, aware: bool
 ) -> str | int:
     """One month of one rollout: the day on which it was promoted, or how it stood at the end."""
+    from flows.parts import policy_of
+
     generator = random.Random(seed)
-    policy = Policy(**params.rollout.model_dump())
+    policy = policy_of(params)
     rollout = new_rollout("draw", "month", "1", "2", f"salt-{seed}", policy, begin)
     count = params.demo.looks_per_month
     looks = [begin + (end - begin) * (index + 1) / (count + 1) for index in range(count)] + [end - timedelta(seconds=1)]
@@ -104,11 +107,11 @@ def live(
             right = question.challenger_right if arm == CHALLENGER else question.champion_right
             if generator.random() >= params.demo.feedback_missing:
                 at = question.at + timedelta(days=generator.expovariate(1 / params.demo.feedback_delay_days))
-                told.append(Told(arm, float(right), propensity, question.unit, at, question.alike))
+                told.append(Told(arm, float(right), propensity, question.unit, at, question.alike, question.at))
             question = next(waiting, None)
         arrived = sorted((one for one in told if one.at <= now), key=lambda one: one.at)
         seen = arrived if aware else [replace(one, agreed=False) for one in arrived]
-        verdict = weigh(seen, policy.alpha, now)
+        verdict = weigh(seen, policy.alpha, now, policy.window)
         telling = sum(one.at >= rollout.step_started_at and not one.agreed for one in seen)
         rollout = transition(rollout, decide(rollout, verdict, policy, now, telling), now)
         if not rollout.open:

@@ -99,13 +99,13 @@ def start(
 ) -> None:
     """Put a registered version on trial against the champion, at the foot of the ramp."""
     why = stated(reason)
+    from flows.parts import policy_of
     from registry import starting
     from registry.controls import Controls
-    from registry.rollout import Policy
 
     with parts_of(home) as parts:
         controls = Controls(parts.ledger, parts.versions, parts.tracking)
-        policy = Policy(**parts.params.rollout.model_dump())
+        policy = policy_of(parts.params)
         opened = starting.start(controls, version, policy, by=signed(by), reason=why, now=datetime.now(UTC))
     tell(
         opened,
@@ -221,11 +221,13 @@ def tell(rollout: Rollout, as_json: bool, words: str) -> None:
 
 def foreseen(parts: Parts, rollout: Rollout) -> Outlook:
     """What the feedback so far proves, and what the next automatic step would do."""
+    from flows.parts import policy_of
     from registry.outlook import outlook
-    from registry.rollout import Policy
+    from registry.watching import watch
 
-    policy = Policy(**parts.params.rollout.model_dump())
-    return outlook(rollout, parts.events.rewards(rollout.id), policy, datetime.now(UTC))
+    policy, now = policy_of(parts.params), datetime.now(UTC)
+    seen = watch(parts.events, rollout, policy, now)
+    return outlook(rollout, parts.events.rewards(rollout.id), policy, now, seen)
 
 
 def parts_of(home: Path | None) -> Any:

@@ -68,12 +68,11 @@ def serve_on(
     """
     refuse_strangers(listener.getsockname()[0], events_url)
     # Imported here: torch and MLflow take seconds, and a port in use or an empty home is told before.
-    from flows.parts import open_versions
+    from flows.parts import open_versions, policy_of
     from model import LanguageModel, from_pretrained
     from monitoring.events import EventLog
     from registry.controls import Controls
     from registry.ledger import Ledger
-    from registry.rollout import Policy
     from registry.tracking import Tracking
     from serving.app import create_app
     from serving.console import Links
@@ -91,7 +90,7 @@ def serve_on(
         return from_pretrained(versions.weights(version))
 
     with Ledger(events_url) as ledger, EventLog(events_url, feedback_window=window) as events:
-        rollouts = Rollouts(Controls(ledger, versions, tracking), events, Policy(**params.rollout.model_dump()))
+        rollouts = Rollouts(Controls(ledger, versions, tracking), events, policy_of(params))
         engine = Engine(load)
         router = Router(rollouts.deployment if only is None else lambda: Deployment(only), engine)
         links = Links(mlflow_page(settings), tool_url(settings, settings.prefect_port))

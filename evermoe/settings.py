@@ -129,6 +129,18 @@ class DriftParams(Section):
     null_margin: float
 
 
+class GuardrailParams(Section):
+    """What stops a version whatever its rewards say; see `registry/guardrails.py`."""
+
+    alpha: float = 0.01
+    errors: float = 0.03
+    slow: float = 0.05
+    slow_ms: float = 5000.0
+    empty: float = 0.05
+    refusals: tuple[str, ...] = ()
+    days: float = 7.0
+
+
 class RolloutParams(Section):
     """The ramp and the evidence that moves it."""
 
@@ -136,6 +148,9 @@ class RolloutParams(Section):
     shares: tuple[float, ...]
     min_rewards_per_step: int
     max_days: int
+    max_rewards: int = 60_000
+    feedback_days: float = 14.0
+    guardrails: GuardrailParams = GuardrailParams()
 
 
 class FeedbackParams(Section):

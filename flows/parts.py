@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from evermoe.settings import Params, Settings, load_params, settings
 from monitoring.events import EventLog
+from registry.guardrails import Limits
 from registry.ledger import Ledger
+from registry.rollout import Policy
 from registry.snapshots import Snapshots
 from registry.tracking import Tracking
 from registry.versions import Versions
@@ -27,6 +29,12 @@ class Parts:
     tracking: Tracking
     versions: Versions
     snapshots: Snapshots
+
+
+def policy_of(params: Params) -> Policy:
+    """The rollout's policy as params.yaml has it. Raises `BadInput`."""
+    limits = Limits(**params.rollout.guardrails.model_dump())
+    return Policy(**params.rollout.model_dump(exclude={"guardrails"}), limits=limits)
 
 
 @contextmanager

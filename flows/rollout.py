@@ -1,4 +1,7 @@
-"""Every ten minutes: look at what users' feedback proves, and raise the challenger's share, promote it, abort it, or wait."""
+"""Every ten minutes: look at what users' feedback proves, and raise the challenger's share, promote it, abort it, or wait.
+
+Guardrails stop it whatever the feedback says, and for some days after a promotion bring the champion before it back.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,24 @@ from uuid import uuid4
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from flows.parts import Parts, open_parts
+from flows.parts import Parts, open_parts, policy_of
 from flows.steps import at_moment, step
 from registry.controls import Controls
 from registry.evidence import Verdict
 from registry.evidence import weigh as weigh_all
 from registry.lease import Fenced
-from registry.rollout import Decision, Policy, Rollout, decide
+from registry.rollout import Decision, Policy, Rollout, decide, guard
+from registry.watching import watch, watch_promoted
 
 log = logging.getLogger("evermoe.flows")
 
 
 @flow(name="rollout", flow_run_name=at_moment("look at"), retries=2, retry_delay_seconds=10)
 def rollout(now: datetime | None = None) -> Decision | None:
-    """One look at the open rollout; None when nothing is on trial, or when another controller is at it."""
+    """One look at the open rollout, or at the version that was promoted lately.
+
+    None when nothing is on trial and the last promotion stays, or when another controller is at it.
+    """
     now = now or datetime.now(UTC)
     holder = f"flow rollout {uuid4().hex[:8]} (process {os.getpid()} on {socket.gethostname()})"
     with open_parts() as parts, parts.ledger.lease(holder, lambda: datetime.now(UTC)) as held:
@@ -32,13 +39,30 @@ def rollout(now: datetime | None = None) -> Decision | None:
             return None
         controls = Controls(parts.ledger, parts.versions, parts.tracking, held)
         controls.settle()
+        policy = policy_of(parts.params)
         on_trial = parts.ledger.running()
         if on_trial is None:
-            return None
-        policy = Policy(**parts.params.rollout.model_dump())
+            return look_back(parts, controls, policy, now)
         verdict, since_step = weigh(parts, on_trial, policy, now)
-        decision = decide(on_trial, verdict, policy, now, since_step)
+        decision = decide(on_trial, verdict, policy, now, since_step, watch(parts.events, on_trial, policy, now))
         return decision if carry_out(controls, on_trial, decision, verdict, now) else None
+
+
+def look_back(parts: Parts, controls: Controls, policy: Policy, now: datetime) -> Decision | None:
+    """The version promoted last gives way again where a guardrail is crossed; None where it stays, or it is long ago.
+
+    While another rollout is open this rests: that one compares with the new champion, and holds its guardrails against it.
+    """
+    last = next(reversed(parts.ledger.list()), None)
+    if last is None or last.status != "promoted" or last.closed_at is None:
+        return None
+    if (now - last.closed_at).total_seconds() > policy.limits.days * 86_400:
+        return None
+    decision = guard(last, watch_promoted(parts.events, last, policy, now), policy, now)
+    if decision.action == "hold":
+        return None
+    verdict, _ = weigh(parts, last, policy, last.closed_at)
+    return decision if carry_out(controls, last, decision, verdict, now) else None
 
 
 @step(name="weigh the evidence", retries=2, retry_delay_seconds=5)
@@ -46,7 +70,7 @@ def weigh(parts: Parts, on_trial: Rollout, policy: Policy, now: datetime) -> tup
     """What the rewards that have arrived prove, and how many came since the share last changed."""
     rewards = [reward for reward in parts.events.rewards(on_trial.id) if reward.at <= now]
     telling = sum(reward.at >= on_trial.step_started_at and not reward.agreed for reward in rewards)
-    return weigh_all(rewards, policy.alpha, now), telling
+    return weigh_all(rewards, policy.alpha, now, policy.window), telling
 
 
 @step(name="carry out the decision", retries=2, retry_delay_seconds=5)

@@ -9,12 +9,12 @@ from datetime import datetime
 from flows.candidate import attempt
 from flows.checks import check_tag
 from flows.overrides import FAILED_GATES, OVERRIDDEN, OVERRIDE, Override, overridden
-from flows.parts import Parts
+from flows.parts import Parts, policy_of
 from flows.steps import step
 from monitoring.checks import CHECKS
 from registry.controls import Controls
 from registry.evidence import weigh
-from registry.rollout import Policy, make_way, new_rollout
+from registry.rollout import make_way, new_rollout
 from registry.starting import salt_of
 from registry.versions import Version
 
@@ -63,10 +63,10 @@ def put_on_trial(parts: Parts, challenger: Version, period: str, now: datetime) 
         )
         parts.versions.tag(challenger.version, {"evermoe.rollout": gone})
         return
-    policy = Policy(**parts.params.rollout.model_dump())
+    policy = policy_of(parts.params)
     undecided = parts.ledger.running()
     if undecided is not None:
-        verdict = weigh(parts.events.rewards(undecided.id), policy.alpha, now)
+        verdict = weigh(parts.events.rewards(undecided.id), policy.alpha, now, policy.window)
         decision = make_way(undecided, verdict, period)
         controls.apply(undecided, decision, by="flow monthly", now=now, verdict=verdict)
         if decision.action == "hold":

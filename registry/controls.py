@@ -24,6 +24,7 @@ from registry.tracking import Tracking
 from registry.versions import Version, Versions
 
 PROMOTED = "evermoe.promoted_by"
+RESTORED = "evermoe.restored_by"
 TOLD = "evermoe.trial_told"  # on a version: the rollout, and its revision, that its pages tell of
 
 
@@ -128,13 +129,18 @@ class Controls:
         self.versions.tag(version.version, tags | {TOLD: mark})  # last: it says that nothing is missing
 
     def _settle_aliases(self, rollouts: Sequence[Rollout]) -> None:
-        """The last promoted challenger is champion, and nobody is challenger unless on trial."""
+        """The last promoted challenger is champion, or the one before it that came back; nobody is challenger unless on trial."""
         last = next((one for one in reversed(rollouts) if not one.open), None)
         if last is not None and last.status == "promoted":
             promoted = self.versions.get(last.challenger)
             if promoted.tags.get(PROMOTED) != last.id:
                 self.versions.set_alias("champion", last.challenger)
                 self.versions.tag(last.challenger, {PROMOTED: last.id})
+        if last is not None and last.status == "reverted":
+            restored = self.versions.get(last.champion)
+            if restored.tags.get(RESTORED) != last.id:
+                self.versions.set_alias("champion", last.champion)
+                self.versions.tag(last.champion, {RESTORED: last.id})
         if not rollouts:
             return
         if not rollouts[-1].open:

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from monitoring.events import Reward
 from registry.evidence import Verdict, weigh
-from registry.rollout import Decision, Policy, Rollout, decide
+from registry.rollout import Decision, Policy, Rollout, Watch, decide
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,14 @@ class Outlook:
     verdict: Verdict
     since_step: int
     next: Decision
+    watch: Watch
 
 
-def outlook(rollout: Rollout, rewards: Sequence[Reward], policy: Policy, now: datetime) -> Outlook:
+def outlook(
+    rollout: Rollout, rewards: Sequence[Reward], policy: Policy, now: datetime, watch: Watch = Watch()
+) -> Outlook:
     """The outlook of `rollout` on its rewards in order of arrival, those after `now` left out."""
     seen = [reward for reward in rewards if reward.at <= now]
     since_step = sum(reward.at >= rollout.step_started_at and not reward.agreed for reward in seen)
-    verdict = weigh(seen, policy.alpha, now)
-    return Outlook(verdict, since_step, decide(rollout, verdict, policy, now, since_step))
+    verdict = weigh(seen, policy.alpha, now, policy.window)
+    return Outlook(verdict, since_step, decide(rollout, verdict, policy, now, since_step, watch), watch)

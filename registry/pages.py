@@ -107,6 +107,7 @@ def _sentence(rollout: Rollout) -> str:
     return {
         "promoted": f"{new} replaced {old} on {when}.",
         "aborted": f"{new} did not replace {old}: it was sent back on {when}.",
+        "reverted": f"{new} replaced {old} and was sent back on {when}.",
         "inconclusive": f"{new} did not replace {old}: nothing was proved by {when}.",
     }[rollout.status]
 

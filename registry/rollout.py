@@ -3,24 +3,28 @@
 Pure: knows no database, no clock, no MLflow, no feedback but a verdict. `decide` takes observations and returns a Decision;
 `transition` turns a rollout and a Decision into the next rollout. The ledger stores it, a flow calls it.
 
-    running ──advance/share/hold──▶ running ──promote──▶ promoted
+    running ──advance/share/hold──▶ running ──promote──▶ promoted ──revert──▶ reverted   (the champion before it is back)
        │ ▲                            ├──────abort────▶ aborted
-     pause resume                     └─inconclusive──▶ inconclusive    (max_days passed, or superseded)
+     pause resume                     └─inconclusive──▶ inconclusive    (the budget of days or rewards is spent, or superseded)
        ▼ │
-     paused: keeps its share and its units, gathers evidence, moves only by hand
+     paused: keeps its share and its units, gathers evidence, moves by hand; a crossed guardrail aborts it all the same
+
+Guardrails (`guardrails.py`) can only stop: abort what is open, revert what was promoted. Signals (`signals.py`) can only pause.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from evermoe.errors import BadInput, Conflict
 from registry.evidence import Verdict
+from registry.guardrails import Guarded, Limits
+from registry.signals import Signal
 
-Status = Literal["running", "paused", "promoted", "aborted", "inconclusive"]
-Action = Literal["hold", "advance", "share", "pause", "resume", "promote", "abort", "inconclusive"]
+Status = Literal["running", "paused", "promoted", "aborted", "inconclusive", "reverted"]
+Action = Literal["hold", "advance", "share", "pause", "resume", "promote", "abort", "inconclusive", "revert"]
 
 OPEN: tuple[Status, ...] = ("running", "paused")
 CLOSES: dict[str, Status] = {"promote": "promoted", "abort": "aborted", "inconclusive": "inconclusive"}
@@ -28,12 +32,24 @@ CLOSES: dict[str, Status] = {"promote": "promoted", "abort": "aborted", "inconcl
 
 @dataclass(frozen=True)
 class Policy:
-    """How a rollout climbs. `shares` is the ramp: the challenger's share of the units at each step, rising within (0, 1)."""
+    """How a rollout climbs, and what ends it.
+
+    `shares` is the ramp: the challenger's share of the units at each step, rising within (0, 1). After `max_days`, or with
+    `max_rewards` counted, an undecided rollout ends and the champion stays. Feedback counts within `feedback_days` of its request.
+    """
 
     alpha: float = 0.05
     shares: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5)
     min_rewards_per_step: int = 8
     max_days: float = 62
+    max_rewards: int = 60_000
+    feedback_days: float = 14
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def window(self) -> timedelta:
+        """How long after its request feedback counts."""
+        return timedelta(days=self.feedback_days)
 
     def __post_init__(self) -> None:
         ramp = tuple(self.shares)
@@ -43,8 +59,10 @@ class Policy:
             )
         if not 0.0 < self.alpha < 1.0:
             raise BadInput(f"rollout alpha is {self.alpha}; it must lie between 0 and 1")
-        if self.min_rewards_per_step < 1 or self.max_days <= 0:
-            raise BadInput("rollout min_rewards_per_step must be 1 or more, and max_days above 0")
+        if self.min_rewards_per_step < 1 or self.max_rewards < 1 or self.max_days <= 0 or self.feedback_days <= 0:
+            raise BadInput(
+                "rollout min_rewards_per_step and max_rewards must be 1 or more, max_days and feedback_days above 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,24 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """What was seen beside the rewards: guardrails, which can only stop, and signals, which can only pause."""
+
+    guardrails: tuple[Guarded, ...] = ()
+    signals: tuple[Signal, ...] = ()
+
+    @property
+    def crossed(self) -> str:
+        """Why to stop; empty where no guardrail is crossed."""
+        return "; ".join(f"guardrail crossed: {one.reason}" for one in self.guardrails if one.crossed)
+
+    @property
+    def alarm(self) -> str:
+        """Why to pause; empty where no signal alarms."""
+        return "; ".join(f"{one.name} alarm: {one.reason}" for one in self.signals if one.alarm)
+
+
+@dataclass(frozen=True)
 class Decision:
     """What to do with a rollout, the challenger's share after it, and why."""
 
@@ -89,8 +125,13 @@ def new_rollout(
     return Rollout(id, month, champion, challenger, salt, policy.shares[0], 0, "running", now, now)
 
 
-def decide(rollout: Rollout, verdict: Verdict, policy: Policy, now: datetime, rewards_since_step: int) -> Decision:
+def decide(
+    rollout: Rollout, verdict: Verdict, policy: Policy, now: datetime, rewards_since_step: int, watch: Watch = Watch()
+) -> Decision:
     """The next step of a rollout. `rewards_since_step` counts new rewards, of either arm, since its share last changed.
+
+    A crossed guardrail aborts before anything else, a paused rollout too. An alarm pauses before a verdict is acted on: where
+    units do not meet the arms as asked for, the verdict is about other units. It pauses again whoever resumes without cure.
 
     A share rises when enough rewards came at the present one and nothing smells of harm. The smell is e_abort at the square
     root of what would abort: half the evidence, in logarithms. A harmless challenger is ever held by it with probability at
@@ -100,16 +141,30 @@ def decide(rollout: Rollout, verdict: Verdict, policy: Policy, now: datetime, re
     """
     if not rollout.open:
         return _hold(rollout, f"already {rollout.status}")
+    if watch.crossed:
+        return Decision("abort", 0.0, f"{watch.crossed}; {verdict.reason}")
     if rollout.status == "paused":
-        return _hold(rollout, f"paused by hand; {verdict.reason}")
+        return _hold(rollout, f"paused; {verdict.reason}")
+    if watch.alarm:
+        return Decision("pause", rollout.share, f"{watch.alarm}; {verdict.reason}")
     if verdict.decision == "promote":
         return Decision("promote", rollout.share, verdict.reason)
     if verdict.decision == "abort":
         return Decision("abort", 0.0, verdict.reason)
+    if spent := _spent(rollout, verdict, policy, now):
+        return Decision("inconclusive", 0.0, f"no proof in {spent}, the champion stays; {verdict.reason}")
+    return _climb(rollout, verdict, policy, rewards_since_step)
+
+
+def _spent(rollout: Rollout, verdict: Verdict, policy: Policy, now: datetime) -> str:
+    """The budget that is used up, in words; empty while there is some left."""
     if now - rollout.opened_at >= timedelta(days=policy.max_days):
-        return Decision(
-            "inconclusive", 0.0, f"no proof in {policy.max_days:g} days, the champion stays; {verdict.reason}"
-        )
+        return f"{policy.max_days:g} days"
+    counted = sum(verdict.rewards.values())
+    return f"{counted} rewards" if counted >= policy.max_rewards else ""
+
+
+def _climb(rollout: Rollout, verdict: Verdict, policy: Policy, rewards_since_step: int) -> Decision:
     higher = next((share for share in policy.shares if share > rollout.share), None)
     if higher is None:
         return _hold(rollout, f"at the top of the ramp; {verdict.reason}")
@@ -123,6 +178,17 @@ def decide(rollout: Rollout, verdict: Verdict, policy: Policy, now: datetime, re
     return Decision(
         "advance", higher, f"{rewards_since_step} rewards at share {rollout.share:g} without harm; {verdict.reason}"
     )
+
+
+def guard(rollout: Rollout, watch: Watch, policy: Policy, now: datetime) -> Decision:
+    """What becomes of a promoted version in its first days: it stays, or the champion before it comes back."""
+    if rollout.status != "promoted" or rollout.closed_at is None:
+        return _hold(rollout, f"{rollout.status}, so there is nothing to go back from")
+    if now - rollout.closed_at > timedelta(days=policy.limits.days):
+        return _hold(rollout, f"promoted {policy.limits.days:g} days ago or more; it is watched no longer")
+    if watch.crossed:
+        return Decision("revert", 0.0, f"{watch.crossed}; version {rollout.champion} is champion again")
+    return _hold(rollout, "; ".join(one.reason for one in watch.guardrails))
 
 
 def pause(rollout: Rollout, reason: str = "paused by hand") -> Decision:
@@ -163,13 +229,13 @@ def abort(rollout: Rollout, reason: str = "aborted by hand") -> Decision:
 def make_way(rollout: Rollout, verdict: Verdict, month: str) -> Decision:
     """What becomes of an open rollout when the challenger of a later month is ready: it is superseded, or the newer one waits.
 
-    It waits for a person's pause to end, and for a rollout that is half-way to a promotion (in logarithms): starting again
+    It waits for a pause to end, and for a rollout that is half-way to a promotion (in logarithms): starting again
     with every month would throw away evidence that users have paid for. Where it fails: the newer challenger may be the
     better one, and loses a month; `max_days` bounds that. Raises `Conflict` when closed.
     """
     _require(rollout, "supersede", OPEN)
     if rollout.status == "paused":
-        return _hold(rollout, f"paused by hand; the challenger of {month} waits")
+        return _hold(rollout, f"paused; the challenger of {month} waits")
     if verdict.e_promote >= verdict.threshold**0.5:
         return _hold(rollout, f"close to a promotion, so the challenger of {month} waits; {verdict.reason}")
     return Decision("inconclusive", 0.0, f"superseded by the challenger of {month}; {verdict.reason}")
@@ -187,6 +253,9 @@ def transition(rollout: Rollout, decision: Decision, now: datetime) -> Rollout:
     if action in ("pause", "resume"):
         _require(rollout, action, ("running",) if action == "pause" else ("paused",))
         return _changed(rollout, status="paused" if action == "pause" else "running", reason=decision.reason)
+    if action == "revert":
+        _require(rollout, action, ("promoted",))
+        return _changed(rollout, status="reverted", closed_at=now, reason=decision.reason, share=0.0)
     _require(rollout, action, OPEN if action == "share" else ("running",))
     return _changed(rollout, share=decision.share, step=rollout.step + 1, step_started_at=now, reason=decision.reason)
 

@@ -84,7 +84,7 @@ class Rollouts:
 
     def verdict(self, rollout: Rollout, now: datetime) -> Verdict:
         """What the rewards of a rollout that had arrived by `now` prove."""
-        return weigh(self._events.rewards(rollout.id), self.policy.alpha, now)
+        return weigh(self._events.rewards(rollout.id), self.policy.alpha, now, self.policy.window)
 
     def start(self, version: str, *, by: str, reason: str, now: datetime) -> Rollout:
         """Put a version on trial. Raises as `starting.start` does."""

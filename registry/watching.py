@@ -1,0 +1,29 @@
+"""What is to be seen of a version beside its rewards: the event log asked, the guardrails and signals judged.
+
+Changes nothing; what follows from it is `rollout.decide`'s and `rollout.guard`'s.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from monitoring.events import EventLog
+from registry.guardrails import against_champion, against_past
+from registry.rollout import Policy, Rollout, Watch
+from registry.signals import crossed, sample_ratio
+
+
+def watch(events: EventLog, on_trial: Rollout, policy: Policy, now: datetime) -> Watch:
+    """An open rollout: the challenger's guardrails against the champion, and whether units meet the arms as asked for."""
+    limits = policy.limits
+    met = [one for one in events.first_requests(on_trial.id, limits.slow_ms, limits.refusals) if one.at <= now]
+    crossings = events.crossings(on_trial.id)
+    return Watch(against_champion(met, limits), (sample_ratio(met), crossed(crossings.units, crossings.crossed)))
+
+
+def watch_promoted(events: EventLog, promoted: Rollout, policy: Policy, now: datetime) -> Watch:
+    """A promoted version: its guardrails since then, against what the champion before it did while the rollout was open."""
+    assert promoted.closed_at is not None
+    limits, since, seen = policy.limits, promoted.closed_at, events.first_requests_of_version
+    before = seen(promoted.champion, promoted.opened_at, since, limits.slow_ms, limits.refusals)
+    return Watch(against_past(seen(promoted.challenger, since, now, limits.slow_ms, limits.refusals), before, limits))
