@@ -76,9 +76,10 @@ def echo_command(port: int) -> list[str]:
 
 
 def gateway_command(port: int, url: str, folder: Path) -> list[str]:
-    """How the gateway on the database `url` is started; `folder` is for its MLflow."""
+    """How the gateway on the database `url` is started; `folder` is for its MLflow. It carries torch, as
+    `evermoe serve` does."""
     call = f"serve_gateway({port}, {url!r}, {str(folder)!r})"
-    return [sys.executable, "-c", f"from benchmarks.gateway_targets import serve_gateway; {call}"]
+    return [sys.executable, "-c", f"import model; from benchmarks.gateway_targets import serve_gateway; {call}"]
 
 
 def litellm_command(python: Path, port: int, echo: int, folder: Path) -> list[str]:
@@ -111,7 +112,6 @@ def serve_echo(port: int) -> None:
 
 def serve_gateway(port: int, url: str, folder: str) -> None:
     """The gateway, in the middle of a rollout between two models that answer at once."""
-    import model  # noqa: F401  torch and all: `evermoe serve` carries them, and so does this process
     from monitoring.events import EventLog
     from registry.controls import Controls
     from registry.ledger import Ledger

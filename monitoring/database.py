@@ -37,7 +37,7 @@ def connect(url: str) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if family == "postgresql":
-        patience = {"connect_timeout": LOCK_WAIT_SECONDS, "tcp_user_timeout": 20_000, "client_encoding": "utf8"}
+        patience = {"connect_timeout": LOCK_WAIT_SECONDS, "tcp_user_timeout": 10_000, "client_encoding": "utf8"}
         engine = create_engine(parsed, pool_pre_ping=True, connect_args=patience)
         event.listen(engine, "connect", _prepare_postgresql)
         return engine

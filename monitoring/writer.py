@@ -29,8 +29,8 @@ from monitoring.database import is_storage_failure, unavailable, writing
 from monitoring.rows import Feedback, Receipt, Request, Row, check, reward_of
 from monitoring.schema import feedback, requests
 
-STUCK_SECONDS = 60.0
-"""A batch that takes longer than this (every timeout of ours is shorter) means that new rows are refused, not queued."""
+STUCK_SECONDS = 10.0
+"""A batch that takes longer than this (locks are waited for half as long) means that new rows are refused, not queued."""
 
 RACES = 5
 
