@@ -111,3 +111,14 @@ def test_an_assignment_costs_microseconds() -> None:
         min(repeat(lambda: assign("2025-06-salt", "unit-12345", {"challenger": 0.25}), number=2000, repeat=20)) / 2000
     )
     assert seconds < 20e-6  # about 1.4 µs on one quiet core; the margin is for a busy one
+
+
+@pytest.mark.slow
+def test_a_million_units_meet_each_arm_as_asked_within_three_sigma_and_independently_of_another_rollout() -> None:
+    units, wanted, other = 1_000_000, 0.25, 0.1
+    names = [f"unit-{i}" for i in range(units)]
+    june = [assign("2025-06", name, {"challenger": wanted})[0] == "challenger" for name in names]
+    july = [assign("2025-07", name, {"challenger": other})[0] == "challenger" for name in names]
+    both = sum(a and b for a, b in zip(june, july, strict=True))
+    for met, share in ((sum(june), wanted), (sum(july), other), (both, wanted * other)):
+        assert abs(met / units - share) <= 3 * (share * (1 - share) / units) ** 0.5

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from evermoe.errors import BadInput, Conflict
 from registry import rollout as r
 from registry.evidence import Verdict
-from registry.rollout import Decision, Policy, Rollout, decide, new_rollout, transition
+from registry.guardrails import Guarded
+from registry.rollout import Decision, Policy, Rollout, Watch, decide, new_rollout, transition
+from registry.signals import Signal
 
 OPENED = datetime(2025, 6, 1, tzinfo=UTC)
 POLICY = Policy(alpha=0.05, shares=(0.05, 0.1, 0.25, 0.5), min_rewards_per_step=8, max_days=62)
@@ -172,3 +174,50 @@ def test_left_to_itself_the_share_only_rises_until_it_closes(looks: list[tuple[s
     assert shares == sorted(shares)
     assert set(shares) <= set(POLICY.shares)
     assert rollout.open == (rollout.closed_at is None)
+
+
+STOP = Watch(guardrails=(Guarded("errors", True, 0.4, 0.01, 999.0, "errors 40.0%"),))
+ALARM = Watch(signals=(Signal("sample ratio", True, "40 of 100 units"),))
+
+
+def watched(rollout: Rollout, seen: Verdict, watch: Watch) -> Decision:
+    return decide(rollout, seen, POLICY, OPENED + timedelta(days=1), 100, watch)
+
+
+def test_a_crossed_guardrail_aborts_whatever_the_rewards_say_and_a_paused_rollout_too() -> None:
+    for rollout in (opened(), opened(status="paused")):
+        decision = watched(rollout, verdict("promote"), STOP)
+        assert (decision.action, decision.share) == ("abort", 0.0)
+        assert decision.reason.startswith("guardrail crossed: errors 40.0%")
+
+
+def test_an_alarm_pauses_before_a_verdict_is_acted_on_and_can_do_nothing_else() -> None:
+    for seen in (verdict(), verdict("promote"), verdict("abort")):
+        decision = watched(opened(share=0.25), seen, ALARM)
+        assert (decision.action, decision.share) == ("pause", 0.25)
+        assert decision.reason.startswith("sample ratio alarm: 40 of 100 units")
+    assert watched(opened(status="paused"), verdict("promote"), ALARM).action == "hold"
+
+
+def test_with_its_budget_of_rewards_spent_the_champion_stays() -> None:
+    spent = replace(POLICY, max_rewards=12)
+    for seen, action in ((verdict(), "inconclusive"), (verdict("promote"), "promote")):
+        assert decide(opened(), seen, spent, OPENED, 100).action == action
+    assert decide(opened(), verdict(), replace(POLICY, max_rewards=13), OPENED, 100).action == "advance"
+
+
+def test_a_promoted_version_gives_way_again_in_its_first_days_and_only_for_a_guardrail() -> None:
+    promoted = transition(opened(), r.promote(opened()), OPENED)
+    assert r.guard(promoted, Watch(), POLICY, OPENED).action == "hold"
+    decision = r.guard(promoted, STOP, POLICY, OPENED + timedelta(days=6))
+    assert decision.action == "revert"
+    reverted = transition(promoted, decision, OPENED + timedelta(days=6))
+    assert (reverted.status, reverted.share, reverted.open) == ("reverted", 0.0, False)
+    assert r.guard(promoted, STOP, POLICY, OPENED + timedelta(days=8)).action == "hold"
+    assert r.guard(reverted, STOP, POLICY, OPENED).action == "hold"
+
+
+@pytest.mark.parametrize("status", ["running", "paused", "aborted", "inconclusive", "reverted"])
+def test_only_a_promotion_can_be_gone_back_from(status: Any) -> None:
+    with pytest.raises(Conflict, match="cannot revert"):
+        transition(opened(status=status), Decision("revert", 0.0, "late"), OPENED)
