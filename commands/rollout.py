@@ -221,11 +221,11 @@ def tell(rollout: Rollout, as_json: bool, words: str) -> None:
 
 def foreseen(parts: Parts, rollout: Rollout) -> Outlook:
     """What the feedback so far proves, and what the next automatic step would do."""
-    from registry.outlook import outlook
+    from registry.outlook import outlook, weighed
     from registry.rollout import Policy
 
-    policy = Policy(**parts.params.rollout.model_dump())
-    return outlook(rollout, parts.events.rewards(rollout.id), policy, datetime.now(UTC))
+    policy, now = Policy(**parts.params.rollout.model_dump()), datetime.now(UTC)
+    return outlook(rollout, weighed(parts.events.rewards(rollout.id), policy, now), policy, now)
 
 
 def parts_of(home: Path | None) -> Any:
