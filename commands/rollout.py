@@ -222,12 +222,12 @@ def tell(rollout: Rollout, as_json: bool, words: str) -> None:
 def foreseen(parts: Parts, rollout: Rollout) -> Outlook:
     """What the feedback so far proves, and what the next automatic step would do."""
     from flows.parts import policy_of
-    from registry.outlook import outlook
+    from registry.outlook import outlook, weighed
     from registry.watching import watch
 
     policy, now = policy_of(parts.params), datetime.now(UTC)
-    seen = watch(parts.events, rollout, policy, now)
-    return outlook(rollout, parts.events.rewards(rollout.id), policy, now, seen)
+    proof = weighed(parts.events.rewards(rollout.id), policy, now)
+    return outlook(rollout, proof, policy, now, watch(parts.events, rollout, policy, now))
 
 
 def parts_of(home: Path | None) -> Any:

@@ -20,7 +20,6 @@ from monitoring.database import storage_errors
 from monitoring.rows import (
     CLIENT_LEFT,
     Answered,
-    ArmSummary,
     Counts,
     Crossings,
     Feedback,
@@ -29,7 +28,6 @@ from monitoring.rows import (
     Request,
     Reward,
     Row,
-    Summary,
 )
 from monitoring.schema import feedback, open_database, requests
 from monitoring.writer import Writer, request_of
@@ -37,7 +35,6 @@ from monitoring.writer import Writer, request_of
 __all__ = [
     "CLIENT_LEFT",
     "Answered",
-    "ArmSummary",
     "Counts",
     "Crossings",
     "EventLog",
@@ -46,7 +43,6 @@ __all__ = [
     "Receipt",
     "Request",
     "Reward",
-    "Summary",
 ]
 
 
@@ -249,46 +245,6 @@ class EventLog:
                 for found in connection.execute(query)
             ]
 
-    def summary(self, since: datetime) -> Summary:
-        """The arms at a glance, over requests asked at or after `since`: cheap enough for a page that refreshes."""
-        recent = requests.c.at >= since
-        counted = and_(feedback.c.response_id == requests.c.id, feedback.c.counted)
-        per_arm = (
-            select(
-                requests.c.arm,
-                func.count().label("requests"),
-                func.sum(case((requests.c.error.is_not(None), 1), else_=0)).label("errors"),
-                func.count(feedback.c.key).label("feedback"),
-                func.avg(feedback.c.reward).label("mean_reward"),
-            )
-            .join_from(requests, feedback, counted, isouter=True)
-            .where(recent)
-            .group_by(requests.c.arm)
-            .order_by(requests.c.arm)
-        )
-        delays = select(feedback.c.delay_seconds.label("value")).join_from(requests, feedback, counted).where(recent)
-        latencies = select(requests.c.arm, requests.c.latency_ms.label("value")).where(recent)
-        with storage_errors(self.engine), self.engine.connect() as connection:
-            arms = connection.execute(per_arm).all()
-            ranked = connection.execute(_percentiles(latencies.subquery(), (50, 95), by="arm")).all()
-            delay = connection.execute(_percentiles(delays.subquery(), (50,))).all()
-        latency = {(found.arm, found.percent): found.value for found in ranked}
-        return Summary(
-            arms=tuple(
-                ArmSummary(
-                    arm=found.arm,
-                    requests=found.requests,
-                    errors=found.errors,
-                    feedback=found.feedback,
-                    mean_reward=found.mean_reward,
-                    latency_ms_p50=latency[found.arm, 50],
-                    latency_ms_p95=latency[found.arm, 95],
-                )
-                for found in arms
-            ),
-            median_feedback_delay_seconds=delay[0].value if delay else None,
-        )
-
 
 _FAILED = requests.c.error.not_like(f"%{CLIENT_LEFT}")  # at the end, because older rows name the exception before it
 _counted = feedback.alias("counted")
@@ -316,25 +272,3 @@ def _with_feedback(counted_known: Any, label_known: Any) -> Any:
         .join(_labelled, labelled, isouter=True)
         .order_by(requests.c.at, requests.c.id)
     )
-
-
-def _percentiles(values: Any, percents: tuple[int, ...], by: str | None = None) -> Any:
-    """Nearest-rank percentiles of `values.value`, within each `by`: rows of (by, percent, value).
-
-    Written with window functions, which both databases have; SQLite has no percentile function.
-    """
-    group = (values.c[by],) if by else ()
-    ranked = select(
-        *group,
-        values.c.value,
-        func.row_number().over(partition_by=group or None, order_by=values.c.value).label("rank"),
-        func.count().over(partition_by=group or None).label("size"),
-    ).subquery()
-    parts = []
-    for percent in percents:
-        of_group = (ranked.c[by],) if by else ()
-        nearest = (ranked.c.size * percent + 99) // 100
-        parts.append(
-            select(*of_group, literal(percent).label("percent"), ranked.c.value).where(ranked.c.rank == nearest)
-        )
-    return parts[0].union_all(*parts[1:]) if len(parts) > 1 else parts[0]

@@ -141,27 +141,6 @@ class Counts:
     feedback: int
 
 
-@dataclass(frozen=True)
-class ArmSummary:
-    """One arm at a glance. Latencies are nearest-rank percentiles; `mean_reward` is None without feedback."""
-
-    arm: str
-    requests: int
-    errors: int
-    feedback: int
-    mean_reward: float | None
-    latency_ms_p50: float
-    latency_ms_p95: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The log since some moment, by arm (in alphabetical order). The delay is from request to its counted feedback."""
-
-    arms: tuple[ArmSummary, ...]
-    median_feedback_delay_seconds: float | None
-
-
 def check(row: Row) -> None:
     """Raise `BadInput` unless `row` can be stored and later means one thing."""
     if row.at.tzinfo is None:

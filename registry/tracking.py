@@ -24,6 +24,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,16 @@ STEPS: tuple[StepName, ...] = ("drift", "snapshot", "train", "distil", "align", 
 _BATCH = 1000  # metrics in one call, MLflow's limit
 _RECORDED = "evermoe.recorded"  # on a rollout's run: the revision up to which all is logged
 _creating = threading.Lock()
+
+
+@dataclass(frozen=True)
+class SeenDrift:
+    """A drift verdict as MLflow keeps it: of the window before `until`; each score with the threshold it was held against."""
+
+    until: datetime
+    drifted: bool
+    scores: dict[str, tuple[float, float | None]]
+    run_id: str
 
 
 class StepRun:
@@ -193,6 +204,26 @@ class Tracking:
         """The id of a step's run, if it has one."""
         found = self._search(_tagged(_step_key(month, name, attempt_key)))
         return str(found[0].info.run_id) if found else None
+
+    @in_one_line
+    def latest_drift(self) -> SeenDrift | None:
+        """The verdict of the last window that was compared with the champion's own data, if one was."""
+        found = self.client.search_runs(
+            [self.experiment],
+            "tags.`evermoe.kind` = 'drift' and attributes.status = 'FINISHED'",
+            max_results=1,
+            order_by=["start_time DESC"],
+        )
+        if not found:
+            return None
+        tags, metrics = found[0].data.tags, found[0].data.metrics
+        scores = {name.removeprefix("score."): value for name, value in metrics.items() if name.startswith("score.")}
+        return SeenDrift(
+            until=datetime.fromisoformat(tags["evermoe.key"].split(":", 2)[2]),
+            drifted=tags.get("evermoe.drifted") == "true",
+            scores={name: (score, metrics.get(f"threshold.{name}")) for name, score in sorted(scores.items())},
+            run_id=str(found[0].info.run_id),
+        )
 
     def link(self, run_id: str, rest: str = "") -> str:
         """Where a run is in MLflow's pages, seen from any of them; `rest` as in "/artifacts/card.html"."""

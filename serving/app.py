@@ -25,6 +25,7 @@ from serving.access import Access
 from serving.answers import error_headers, error_shape
 from serving.console import Links
 from serving.engine import Engine
+from serving.figures import Figures
 from serving.gateway import Clock, Gateway
 from serving.limits import Limits
 from serving.rollouts import Rollouts
@@ -57,11 +58,12 @@ def create_app(
     """
     gateway = Gateway(engine, router, events, clock, replay)
     access = Access(Keys(events.engine), clock, limits)
+    figures = Figures(rollouts)
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.gather(router.refresh(), access.refresh())
-        following = asyncio.gather(router.run(), access.run())
+        following = asyncio.gather(router.run(), access.run(), figures.warm(clock()))
         try:
             yield
         finally:
@@ -71,6 +73,7 @@ def create_app(
             await openai_routes.rows_written()
             router.close()
             access.close()
+            figures.close()
             await asyncio.to_thread(engine.close)
             await asyncio.to_thread(events.close)
 
@@ -78,6 +81,7 @@ def create_app(
     app.state.gateway = gateway
     app.state.access = access
     app.state.rollouts = rollouts
+    app.state.figures = figures
     app.state.links = links or Links()
     app.state.started = clock()
     for part in (openai_routes, native_routes, rollout_routes, health, console, sign_in, openapi):

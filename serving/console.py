@@ -6,28 +6,35 @@ Knows what a person wants to see. Changes nothing: its forms post to `rollout_ro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from evermoe.errors import EvermoeError
 from monitoring.events import Counts
+from monitoring.expert_rewards import ExpertRewards
+from monitoring.glance import ArmGlance
 from registry.assignment import CHALLENGER, CHAMPION
-from registry.evidence import Verdict
 from registry.ledger import AuditRow
-from registry.rollout import Rollout
+from registry.outlook import Outlook, outlook
+from registry.rollout import Policy, Rollout
+from registry.versions import Version
 from serving import pages
 from serving.access import Access, Caller, needs
 from serving.bodies import ControlBody
+from serving.chart import Chart, chart
+from serving.figures import Figures, Shown
 from serving.gateway import Gateway
-from serving.rollouts import CONTROLS, OpenRollout, Rollouts
+from serving.rollouts import CONTROLS, Registered, Rollouts
 
 T = TypeVar("T")
 router = APIRouter()
+DECISIONS, VERSIONS = 20, 8  # lines that the page shows
+TOLD = ("start", *CONTROLS)
 
 
 @dataclass(frozen=True)
@@ -44,24 +51,37 @@ class Arm:
 
     name: str
     version: str
-    requests: int
-    rewards: int
+    share: float
+    seen: ArmGlance | None
     mean: float | None
-    latency_median: float | None
-    latency_95: float | None
-    failed: int
 
 
 @dataclass(frozen=True)
-class Decided:
-    """A line of the decisions' table."""
+class Guardrail:
+    """A line of the guardrails' table, as a decision recorded it."""
 
-    at: datetime
-    month: str
-    action: str
-    share: float
-    by: str
-    reason: str
+    name: str
+    value: str
+    limit: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The open rollout and all that is shown of it. `why` names the string that says what it waits for."""
+
+    rollout: Rollout
+    policy: Policy
+    outlook: Outlook | None
+    why: str
+    chart: Chart | None
+    weighed_at: datetime | None
+    stale_seconds: float
+    arms: tuple[Arm, ...]
+    delay_seconds: float | None
+    experts: tuple[ExpertRewards, ...]
+    guardrails: tuple[Guardrail, ...]
+    guarded_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -70,20 +90,21 @@ class Page:
 
     now: datetime
     caller: Caller
+    steers: bool
     links: Links
     said: str
+    done: str
     problems: tuple[str, ...]
     champion: str | None
-    challenger: str | None
-    requests: int | None
-    feedback: int | None
-    waiting: int
-    rollout: Rollout | None
-    verdict: Verdict | None
-    arms: tuple[Arm, ...]
-    feedback_delay: float | None
+    counts: Counts | None
+    queue: int
+    trial: Trial | None
     actions: tuple[str, ...]
-    decisions: tuple[Decided, ...]
+    policy: Policy
+    startable: tuple[tuple[Version, str], ...]
+    history: tuple[AuditRow, ...]
+    registered: Registered | None
+    versions: tuple[Version, ...]
 
 
 @router.get("/", dependencies=[needs("read")])
@@ -94,90 +115,135 @@ async def show(request: Request) -> Response:
 
 def confirm(request: Request, rollout: Rollout, action: str, body: ControlBody) -> Response:
     """The question before a step that cannot be taken back; its form carries what was filled in."""
-    return pages.send("confirm.html", 200, rollout=rollout, action=action, body=body)
+    return pages.send(request, "confirm.html", 200, rollout=rollout, action=action, body=body)
 
 
 async def render(request: Request, said: str = "", status: int = 200) -> Response:
     """The page with `said` on top. What cannot be read at the moment is said on it; the rest is shown."""
     gateway: Gateway = request.app.state.gateway
     rollouts: Rollouts = request.app.state.rollouts
-    now = gateway.now(request.headers.get("x-evermoe-at"))
+    figures: Figures = request.app.state.figures
     access: Access = request.app.state.access
+    caller: Caller = request.state.caller
+    now = gateway.now(request.headers.get("x-evermoe-at"))
     problems = [problem for problem in (gateway.router.problem, access.problem) if problem]
 
     async def read(what: Callable[[], T]) -> T | None:
         try:
             return await asyncio.to_thread(what)
         except EvermoeError as error:
-            if str(error) not in problems:
-                problems.append(str(error))
+            problems.append(str(error))
             return None
 
-    counts = await read(gateway.events.counts)
-    current = await read(lambda: rollouts.now_open(now))
-    months = await read(lambda: {rollout.id: rollout.month for rollout in rollouts.all()})
-    decisions = await read(rollouts.decisions)
-    caller: Caller = request.state.caller
-    page = _page(
-        gateway, caller, request.app.state.links, now, said, problems, counts, current, decisions or (), months or {}
+    counts, current, history, every = await asyncio.gather(
+        read(rollouts.counts), read(rollouts.running), read(rollouts.decisions), read(rollouts.all)
     )
-    return pages.send("console.html", status, page=page)
-
-
-def _page(
-    gateway: Gateway,
-    caller: Caller,
-    links: Links,
-    now: datetime,
-    said: str,
-    problems: list[str],
-    counts: Counts | None,
-    current: OpenRollout | None,
-    decisions: tuple[AuditRow, ...],
-    months: dict[str, str],
-) -> Page:
-    deployment = gateway.router.deployment
-    plan = deployment.rollout if deployment else None
-    return Page(
+    shown = await figures.read(current, now)
+    problems += [one.problem for one in (shown.proof, shown.traffic, shown.registered) if one.problem]
+    registered, deployment = shown.registered.value, gateway.router.deployment
+    champion = deployment.champion if deployment else None
+    steers, done = caller.may("steer"), request.query_params.get("done", "")
+    page = Page(
         now=now,
         caller=caller,
-        links=links,
+        steers=steers,
+        links=request.app.state.links,
         said=said,
-        problems=tuple(problems),
-        champion=deployment.champion if deployment else None,
-        challenger=plan.challenger if plan else None,
-        requests=counts.requests if counts else None,
-        feedback=counts.feedback if counts else None,
-        waiting=gateway.engine.waiting,
-        rollout=current.rollout if current else None,
-        verdict=current.verdict if current else None,
-        arms=_arms(current) if current else (),
-        feedback_delay=current.summary.median_feedback_delay_seconds if current else None,
-        actions=_actions(current.rollout) if current and caller.may("steer") else (),
-        decisions=tuple(
-            Decided(row.at, months.get(row.rollout, ""), row.action, row.share, row.by, row.reason) for row in decisions
-        ),
+        done=done if done in TOLD else "",
+        problems=tuple(dict.fromkeys(problems)),
+        champion=current.champion if current else champion,
+        counts=counts,
+        queue=gateway.engine.waiting,
+        trial=_trial(current, shown, rollouts.policy, history or (), now) if current else None,
+        actions=_actions(current) if current and steers else (),
+        policy=rollouts.policy,
+        startable=_startable(registered, champion, every or ()) if steers and current is None else (),
+        history=(history or ())[:DECISIONS],
+        registered=registered,
+        versions=registered.versions[:VERSIONS] if registered else (),
+    )
+    return pages.send(request, "console.html", status, page=page)
+
+
+def _trial(rollout: Rollout, shown: Shown, policy: Policy, history: tuple[AuditRow, ...], now: datetime) -> Trial:
+    proof, traffic = shown.proof.value, shown.traffic.value
+    own = [row for row in reversed(history) if row.rollout == rollout.id]
+    ahead = outlook(rollout, proof.weighed, policy, now) if proof else None
+    seen = {arm.arm: arm for arm in traffic.glance.arms} if traffic else {}
+    means = proof.weighed.verdict.means if proof else {}
+    arms = ((CHAMPION, rollout.champion, 1.0 - rollout.share), (CHALLENGER, rollout.challenger, rollout.share))
+    guardrails, guarded_at = _guardrails(ahead, own)
+    return Trial(
+        rollout=rollout,
+        policy=policy,
+        outlook=ahead,
+        why=_why(rollout, ahead, policy) if ahead else "",
+        chart=chart(proof.looks, own) if proof else None,
+        weighed_at=proof.weighed.verdict.at if proof else None,
+        stale_seconds=shown.proof.age_seconds if proof else 0.0,
+        arms=tuple(Arm(name, version, share, seen.get(name), means.get(name)) for name, version, share in arms),
+        delay_seconds=traffic.glance.median_delay_seconds if traffic else None,
+        experts=traffic.experts if traffic else (),
+        guardrails=guardrails,
+        guarded_at=guarded_at,
     )
 
 
-def _arms(current: OpenRollout) -> tuple[Arm, ...]:
-    seen = {arm.arm: arm for arm in current.summary.arms}
-    versions = {CHAMPION: current.rollout.champion, CHALLENGER: current.rollout.challenger}
-    return tuple(
-        Arm(
-            name=name,
-            version=version,
-            requests=seen[name].requests if name in seen else 0,
-            rewards=current.verdict.rewards.get(name, 0),
-            mean=current.verdict.means.get(name),
-            latency_median=seen[name].latency_ms_p50 if name in seen else None,
-            latency_95=seen[name].latency_ms_p95 if name in seen else None,
-            failed=seen[name].errors if name in seen else 0,
-        )
-        for name, version in versions.items()
-    )
+def _why(rollout: Rollout, ahead: Outlook, policy: Policy) -> str:
+    """The string that says what the rollout waits for: of what `registry.rollout.decide` weighs, what decides now."""
+    if rollout.status == "paused":
+        return "why_paused"
+    if ahead.next.action != "hold":
+        return f"why_{ahead.next.action}"
+    if rollout.share >= max(policy.shares):
+        return "why_top"
+    if ahead.verdict.e_abort >= ahead.verdict.threshold**0.5:
+        return "why_harm"
+    return "why_few" if ahead.since_step < policy.min_rewards_per_step else "why_hold"
+
+
+def _guardrails(ahead: Outlook | None, history: list[AuditRow]) -> tuple[tuple[Guardrail, ...], datetime | None]:
+    """The guardrails of the verdict, or those that the latest decision recorded with its evidence, and when."""
+    now = getattr(ahead.verdict, "guardrails", None) if ahead else None
+    if now:
+        return _lines(now), None
+    row = next((row for row in reversed(history) if row.evidence.get("guardrails")), None)
+    return (_lines(row.evidence["guardrails"]), row.at) if row else ((), None)
+
+
+def _lines(recorded: Any) -> tuple[Guardrail, ...]:
+    """Guardrails as lines, whether they were recorded by name or as a list of what each one said."""
+    named = recorded.items() if isinstance(recorded, Mapping) else ((None, one) for one in recorded)
+    lines = []
+    for name, one in named:
+        said = one if isinstance(one, Mapping) else getattr(one, "__dict__", {"value": one})
+        value, limit = said.get("value", ""), said.get("limit", said.get("threshold", ""))
+        state = said.get("state", said.get("status", said.get("tripped", "")))
+        lines.append(Guardrail(str(name or said.get("name", "")), _figure(value), _figure(limit), _figure(state)))
+    return tuple(lines)
+
+
+def _figure(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _actions(rollout: Rollout) -> tuple[str, ...]:
     hidden = "resume" if rollout.status == "running" else "pause"
-    return tuple(action for action in CONTROLS if action != hidden)
+    shown = [action for action in CONTROLS if action != hidden]
+    return tuple(sorted(shown, key=("share", "pause", "resume", "promote", "abort").index))
+
+
+def _startable(
+    registered: Registered | None, champion: str | None, rollouts: tuple[Rollout, ...]
+) -> tuple[tuple[Version, str], ...]:
+    """The versions that can be put on trial, the newest first, each with the string that says what is odd about it."""
+    if registered is None or champion is None:
+        return ()
+    tried = {one.challenger for one in rollouts if one.champion == champion}
+    found = []
+    for version in registered.versions:
+        if version.version == champion or version.version in tried:
+            continue
+        failed = version.tags.get("evermoe.gates", "passed") not in ("passed", "overridden")
+        found.append((version, "gates_failed" if failed else ""))
+    return tuple(found)

@@ -5,11 +5,20 @@ Knows no page.
 
 from __future__ import annotations
 
-from datetime import UTC
+import math
+import re
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from serving import words
+from serving.words import LANGUAGES, TAGS, Language
 
 POLICY = {
     # no script, nothing fetched, no form sent elsewhere, and not shown inside another site's page, where clicks are stolen
@@ -19,35 +28,84 @@ POLICY = {
     "Referrer-Policy": "same-origin",  # with no-referrer, browsers hide the origin of our own forms too
     "X-Content-Type-Options": "nosniff",
 }
+A_YEAR = 31_536_000
 
 
-def send(template: str, status: int, **values: object) -> HTMLResponse:
-    """The page that `template` makes of `values`."""
-    return HTMLResponse(_TEMPLATES.get_template(template).render(values), status, POLICY)
+def send(request: Request, template: str, status: int, **values: object) -> HTMLResponse:
+    """The page that `template` makes of `values`, in the language that the request asks for. One chosen is kept in a cookie."""
+    language = words.language_of(request)
+    say = partial(words.say, language)
+    page = _TEMPLATES.get_template(template).render(
+        values,
+        t=say,
+        named=partial(words.named, language),
+        lang=TAGS[language],
+        languages=[(one, TAGS[one], one == language) for one in LANGUAGES],
+        duration=partial(duration, language),
+    )
+    response = HTMLResponse(
+        page, status, POLICY | {"Content-Language": TAGS[language], "Vary": "Accept-Language, Cookie"}
+    )
+    if words.chosen(request) is not None:
+        response.set_cookie(words.COOKIE, language, max_age=A_YEAR, httponly=True, samesite="lax")
+    return response
 
 
-def _duration(seconds: float | None) -> str:
+def duration(language: Language, seconds: float | None) -> str:
+    """So long, in the largest unit of which there is one."""
     if seconds is None:
-        return "none yet"
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        return words.say(language, "none")
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+            return words.say(language, unit, n=f"{seconds / size:.1f}")
+    return words.say(language, "seconds", n=f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}")
+
+
+def evidence(e: float) -> str:
+    """An e-value as one reads it."""
+    if e < 0.01:
+        return "0.00"
+    return f"{e:.2f}" if e < 10 else f"{e:.0f}" if e < 1000 else f"{e:,.0f}" if e < 1e6 else f"{e:.0e}"
+
+
+def towards(e: float, threshold: float) -> float:
+    """How far an e-value is from 1 to its threshold, in percent, on a logarithmic scale."""
+    return 100.0 * min(max(math.log(max(e, 1e-300)) / math.log(threshold), 0.0), 1.0)
+
+
+def moment(at: datetime) -> str:
+    """A time as the pages write it."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def code(text: str) -> Markup:
+    """Text as HTML, what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))
 
 
 def _environment() -> Environment:
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True, undefined=StrictUndefined
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    templates.filters |= {
-        "time": lambda at: f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
+    filters: dict[str, Any] = {
+        "time": moment,
+        "iso": lambda at: at.astimezone(UTC).isoformat(timespec="seconds"),
         "percent": lambda share: f"{100 * share:.3g}%",
-        "signed": lambda lift: f"{lift:+.3f}",
-        "evidence": lambda e: f"{e:.2f}" if e < 10 else f"{e:,.0f}" if e < 1e6 else f"{e:.1e}",
-        "three": lambda mean: "none" if mean is None else f"{mean:.3f}",
-        "ms": lambda latency: "none" if latency is None else f"{latency:.0f} ms",
-        "duration": _duration,
+        "signed": lambda lift: f"{lift:+.3f}".replace("-", "−"),
+        "axis": lambda lift: f"{lift:+.3g}".replace("-", "−") if lift else "0",
+        "evidence": evidence,
+        "three": lambda mean: "" if mean is None else f"{mean:.3f}",
+        "ms": lambda latency: "" if latency is None else f"{latency:,.0f} ms",
+        "count": lambda number: f"{number:,}",
+        "code": code,
+        "capital": lambda text: text[:1].upper() + text[1:],
     }
+    templates.filters |= filters
+    templates.globals["towards"] = towards
     return templates
 
 

@@ -33,9 +33,9 @@ async def list_rollouts(request: Request) -> dict[str, Any]:
     """All rollouts, the newest first; the open one with its verdict."""
     rollouts: Rollouts = request.app.state.rollouts
     now = _now(request)
-    every, current = await asyncio.gather(asyncio.to_thread(rollouts.all), asyncio.to_thread(rollouts.now_open, now))
+    every = await asyncio.to_thread(rollouts.all)
     shapes = [
-        _shape(rollout, current.verdict if current is not None and rollout.id == current.rollout.id else None)
+        _shape(rollout, await asyncio.to_thread(rollouts.verdict, rollout, now) if rollout.open else None)
         for rollout in every
     ]
     return {"object": "list", "data": shapes}

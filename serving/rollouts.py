@@ -11,13 +11,19 @@ from datetime import datetime
 from typing import Literal, get_args
 
 from evermoe.errors import BadInput, Conflict, NotReady
-from monitoring.events import EventLog, Summary
+from monitoring.events import Counts, EventLog
+from monitoring.expert_rewards import ExpertRewards, compare
+from monitoring.glance import Glance, glance
 from registry import rollout as machine
 from registry import starting
 from registry.controls import Controls
 from registry.evidence import Verdict, weigh
 from registry.ledger import AuditRow, Plan
+from registry.looks import Look, Looks
+from registry.outlook import Weighed, in_time, weighed
 from registry.rollout import Decision, Policy, Rollout
+from registry.tracking import SeenDrift
+from registry.versions import Version
 from serving.router import Deployment
 
 log = logging.getLogger("evermoe.serving")
@@ -26,12 +32,28 @@ CONTROLS: tuple[Control, ...] = get_args(Control)
 
 
 @dataclass(frozen=True)
-class OpenRollout:
-    """The open rollout, what its rewards prove by now, and its arms at a glance."""
+class Proof:
+    """What the rewards of a rollout prove, and how that came to be, look by look."""
 
-    rollout: Rollout
-    verdict: Verdict
-    summary: Summary
+    weighed: Weighed
+    looks: tuple[Look, ...]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """The arms of a rollout, and the experts behind good and bad answers: the champion's, then the challenger's."""
+
+    glance: Glance
+    experts: tuple[ExpertRewards, ...]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What MLflow knows: the versions, the newest first, and the last drift verdict with its page's address there."""
+
+    versions: tuple[Version, ...]
+    drift: SeenDrift | None
+    drift_link: str
 
 
 class Rollouts:
@@ -40,6 +62,7 @@ class Rollouts:
     def __init__(self, controls: Controls, events: EventLog, policy: Policy) -> None:
         self._controls, self._ledger, self._events, self.policy = controls, controls.ledger, events, policy
         self._on_trial: Plan | None = None
+        self._looks: tuple[str, Looks] | None = None
 
     def deployment(self) -> Deployment:
         """Who serves now: an open rollout's plan, else the champion alone. Raises `NotReady` without a champion.
@@ -71,12 +94,33 @@ class Rollouts:
         """All rollouts, the newest first."""
         return self._ledger.list()[::-1]
 
-    def now_open(self, now: datetime) -> OpenRollout | None:
-        """The open rollout with its evidence, if there is one."""
-        rollout = self._ledger.running()
-        if rollout is None:
-            return None
-        return OpenRollout(rollout, self.verdict(rollout, now), self._events.summary(rollout.opened_at))
+    def running(self) -> Rollout | None:
+        """The open rollout, if there is one."""
+        return self._ledger.running()
+
+    def proof(self, rollout: Rollout, now: datetime) -> Proof:
+        """What the rewards that were in time prove. Called by one thread at a time."""
+        if self._looks is None or self._looks[0] != rollout.id:
+            self._looks = (rollout.id, Looks(self.policy.alpha))
+        rewards = in_time(self._events.rewards(rollout.id), self.policy, now)
+        proof = weighed(rewards, self.policy, now)
+        return Proof(proof, self._looks[1].take(rewards, proof.verdict))
+
+    def traffic(self, rollout: Rollout) -> Traffic:
+        """How its arms fare, by the event log."""
+        seen = glance(self._events.engine, rollout.id)
+        versions = (rollout.champion, rollout.challenger)
+        return Traffic(seen, tuple(compare(version, seen.rated) for version in versions))
+
+    def registered(self) -> Registered:
+        """Versions and drift, by MLflow."""
+        drift = self._controls.tracking.latest_drift()
+        link = self._controls.tracking.link(drift.run_id) if drift else ""
+        return Registered(self._controls.versions.all()[::-1], drift, link)
+
+    def counts(self) -> Counts:
+        """How many rows the event log has."""
+        return self._events.counts()
 
     def decisions(self, most: int = 20) -> tuple[AuditRow, ...]:
         """The latest decisions of all rollouts, the newest first."""

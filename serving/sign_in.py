@@ -33,11 +33,10 @@ async def sign_in(request: Request) -> Response:
     form = await read_form(request)
     key = access.holder(form.get("key", ""))
     if key is None:
-        return page("this key is not known here, or was revoked", Unauthenticated.http_status)
+        return page(request, "this key is not known here, or was revoked", Unauthenticated.http_status)
     if not Caller(key).may("read"):
-        return page(
-            f"the key {key.name} is of the role {key.role}, which the console is not for", Forbidden.http_status
-        )
+        said = f"the key {key.name} is of the role {key.role}, which the console is not for"
+        return page(request, said, Forbidden.http_status)
     token = await asyncio.to_thread(access.keys.open_session, key, access.clock(), LASTS)
     back.set_cookie(
         COOKIE,
@@ -66,9 +65,9 @@ async def sign_out(request: Request) -> Response:
 def refused(request: Request, error: EvermoeError) -> Response:
     """What a person sees who may not see a page, or whose session is over: the form, and why unless they just arrived."""
     arrived = isinstance(error, Unauthenticated) and COOKIE not in request.cookies
-    return page("" if arrived else str(error), error.http_status)
+    return page(request, "" if arrived else str(error), error.http_status)
 
 
-def page(said: str, status: int) -> HTMLResponse:
+def page(request: Request, said: str, status: int) -> HTMLResponse:
     """The form, with `said` on top."""
-    return pages.send("sign_in.html", status, said=said)
+    return pages.send(request, "sign_in.html", status, said=said)

@@ -11,7 +11,7 @@ from rows_for_tests import MINUTE, NOON, a_feedback, a_request
 from sqlalchemy import update
 
 from evermoe.errors import BadInput, Conflict, Expired, HomeTooNew, NotFound, StorageUnavailable
-from monitoring.events import CLIENT_LEFT, Answered, ArmSummary, Counts, EventLog, Receipt, Reward, Summary
+from monitoring.events import CLIENT_LEFT, Answered, Counts, EventLog, Receipt, Reward
 from monitoring.schema import schema_versions
 
 
@@ -284,26 +284,6 @@ def test_answered_shows_a_window_with_only_the_feedback_known_by_then(log: Event
     early = Answered(asked[1], "database", 0.0, NOON + 5 * MINUTE)
     assert log.answered(*window, known_by=NOON + 8 * MINUTE) == [early, Answered(asked[2], None, None, None)]
     assert log.answered(*window, known_by=NOON + 9 * MINUTE)[1] == Answered(asked[2], None, 0.5, NOON + 9 * MINUTE)
-
-
-def test_the_summary_shows_each_arm_since_a_moment(log: EventLog) -> None:
-    log.record(a_request("old", at=NOON - MINUTE, latency_ms=9000.0))
-    for number in range(1, 101):
-        arm = "challenger" if number > 98 else "champion"
-        error = "timeout" if number == 1 else None
-        log.append(a_request(f"r{number}", at=NOON, arm=arm, latency_ms=float(number), error=error))
-    log.append(a_feedback("k1", "r1", at=NOON + 2 * MINUTE, score=0.5))
-    log.append(a_feedback("k2", "r2", at=NOON + 4 * MINUTE, score=1.0))
-    log.append(a_feedback("k3", "r2", at=NOON + 9 * MINUTE, score=0.0))
-    log.record(a_feedback("k99", "r99", at=NOON + 6 * MINUTE, score=0.0))
-    assert log.summary(NOON) == Summary(
-        arms=(
-            ArmSummary("challenger", 2, 0, 1, 0.0, 99.0, 100.0),
-            ArmSummary("champion", 98, 1, 2, 0.75, 49.0, 94.0),
-        ),
-        median_feedback_delay_seconds=240.0,
-    )
-    assert log.summary(NOON + MINUTE) == Summary(arms=(), median_feedback_delay_seconds=None)
 
 
 def test_rows_of_many_threads_are_all_there(log: EventLog) -> None:

@@ -245,14 +245,16 @@ def test_the_console_shows_the_rollout_its_arms_and_its_decisions(served: Served
     served.http.post("/v1/feedback", json={"id": answer["id"], "key": "k", "score": 1})
     served.http.post(f"/v1/rollouts/{rollout.id}/pause", json=WHO | {"reason": "<b>odd</b> answers"})
     page = Text(served.http.get("/").text)
-    for words in ("Rollout 2025-06-2, month 2025-06: paused", "e-value for promoting", "<b>odd</b> answers", "30%"):
+    for words in ("Rollout 2025-06-2 paused", "Version 2 meets 30% of the users", "It is paused", "<b>odd</b> answers"):
         assert words in page.said
-    assert "resume" in page.said
+    assert "Resume" in page.said
     assert page.fetched == ["data:,"]
 
 
 def test_the_console_without_a_rollout_says_so(served: Served) -> None:
-    assert "No rollout is open" in served.http.get("/").text
+    page = served.http.get("/").text
+    assert "Version 1 answers everyone" in page
+    assert "Start a rollout" in page
 
 
 def test_a_form_of_the_console_steers_and_returns_to_it(served: Served) -> None:
@@ -263,7 +265,7 @@ def test_a_form_of_the_console_steers_and_returns_to_it(served: Served) -> None:
     assert served.ledger.get(rollout.id).share == 0.4
     wrong = served.http.post(f"/v1/rollouts/{rollout.id}/share", data=form | {"share": "much"})
     assert wrong.status_code == 400
-    assert "the share is a number above 0 and below 1" in wrong.text
+    assert "is a number above 0 and below 1" in wrong.text
 
 
 def test_a_form_that_promotes_or_aborts_is_asked_once_more(served: Served) -> None:

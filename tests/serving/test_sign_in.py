@@ -64,8 +64,8 @@ def test_an_operator_steers_from_the_console_and_the_audit_has_the_keys_name(ser
     [operator] = served.as_("operator")
     served.http.post("/login", data={"key": key_of(operator)})
     page = served.http.get("/").text
-    assert "By hand" in page
-    assert "your name" not in page
+    assert "Set the share" in page
+    assert "Your name" not in page
     done = served.http.post(f"/v1/rollouts/{rollout.id}/share", data={"reason": "more traffic", "share": "0.4"})
     assert (done.status_code, served.ledger.get(rollout.id).share) == (303, 0.4)
     assert served.ledger.history(rollout.id)[-1].by.startswith("operator (key ")
@@ -77,8 +77,8 @@ def test_a_reviewer_sees_the_rollout_and_has_no_buttons(served: Served) -> None:
     served.http.post("/login", data={"key": key_of(reviewer)})
     page = served.http.get("/").text
     assert "Rollout 2025-06-2" in page
-    assert "By hand" not in page
-    refused = served.http.post(f"/v1/rollouts/{rollout.id}/abort", data={"reason": "r"})
+    assert "Set the share" not in page
+    refused = served.http.post(f"/v1/rollouts/{rollout.id}/abort", data={"reason": "r", "confirmed": "yes"})
     assert refused.status_code == 403
     assert "is of the role reviewer" in refused.text
     assert served.ledger.get(rollout.id).open
@@ -107,7 +107,7 @@ def test_another_sites_page_can_neither_sign_in_nor_steer_with_a_persons_session
     cookie = {"Cookie": f"{COOKIE}={served.http.cookies[COOKIE]}"}
     for origin in ({"Origin": "https://elsewhere.example"}, {"Origin": "http://127.0.0.1:1"}, {"Origin": "null"}, {}):
         with httpx.Client(base_url=served.url, headers=cookie | origin) as other:
-            for body in ({"data": {"reason": "r"}}, {"json": {"reason": "r"}}):
+            for body in ({"data": {"reason": "r", "confirmed": "yes"}}, {"json": {"reason": "r"}}):
                 assert other.post(f"/v1/rollouts/{rollout.id}/promote", **body).status_code == 403  # type: ignore[arg-type]
             if origin:
                 assert other.post("/login", data={"key": key_of(operator)}).status_code == 403
@@ -140,12 +140,12 @@ def test_a_session_is_over_after_sign_out_with_its_key_and_after_twelve_hours(
     assert status(revoked) == 200
     access.keys.revoke("operator", datetime.now(UTC))
     assert status(revoked) == 401
-    assert "this session is over" in httpx.get(served.url, headers=BROWSER | revoked).text
+    assert "session is over" in httpx.get(served.url, headers=BROWSER | revoked).text
 
 
 def test_on_an_open_gateway_there_is_nothing_to_sign_in_to(served: Served) -> None:
     assert served.http.post("/login", data={"key": "x"}).headers["location"] == "/"
-    assert "sign out" not in served.http.get("/").text
+    assert "Sign out" not in served.http.get("/").text
 
 
 @pytest.mark.parametrize("body", [b"", b"key", b"key=%FF%00&key=x", b"\xff\xfe", b"&" * 50, b"key=" + b"x" * 100_000])

@@ -1,0 +1,85 @@
+"""The confidence sequence as a picture: where its band, its line and its marks lie, in the units of an SVG that is stretched.
+
+Pure geometry. Knows looks and decisions; the template writes the words beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from registry.audit import AuditRow
+from registry.looks import Look
+
+WIDTH, HEIGHT = 1000.0, 300.0
+LIMITS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+TABLE_ROWS = 12
+
+
+@dataclass(frozen=True)
+class Label:
+    """A word beside the picture, at so many percent of its height or width."""
+
+    percent: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """`band` and `line` are points of a polygon and a polyline; `marks` are where the share changed; `table` is for who reads."""
+
+    band: str
+    line: str
+    zero: float
+    lifts: tuple[Label, ...]
+    rewards: tuple[Label, ...]
+    marks: tuple[Label, ...]
+    table: tuple[Look, ...]
+
+
+def chart(looks: Sequence[Look], history: Sequence[AuditRow] = ()) -> Chart | None:
+    """The picture of `looks`, with the share that each decision of `history` gave; None before the second look."""
+    if len(looks) < 2:
+        return None
+    end = looks[-1].rewards
+    limit = _limit(looks)
+
+    def x(rewards: int) -> float:
+        return WIDTH * rewards / end
+
+    def y(lift: float) -> float:
+        return HEIGHT / 2 * (1 - min(max(lift / limit, -1.0), 1.0))
+
+    there = [f"{x(look.rewards):.1f},{y(look.high):.1f}" for look in looks]
+    back = [f"{x(look.rewards):.1f},{y(look.low):.1f}" for look in reversed(looks)]
+    return Chart(
+        band=" ".join((f"0,{y(1):.1f}", *there, *back, f"0,{y(-1):.1f}")),
+        line=" ".join(f"{x(look.rewards):.1f},{y(look.lift):.1f}" for look in looks),
+        zero=y(0.0),
+        lifts=tuple(Label(100 * y(lift) / HEIGHT, lift) for lift in (limit, limit / 2, 0.0, -limit / 2, -limit)),
+        rewards=tuple(Label(100 * part, round(end * part)) for part in (0.0, 0.25, 0.5, 0.75, 1.0)),
+        marks=_marks(history, end),
+        table=_rows(looks),
+    )
+
+
+def _limit(looks: Sequence[Look]) -> float:
+    """How far the axis goes, up and down: the last half of the looks fits on it, where the band is narrow enough to read."""
+    late = [look for look in looks if look.rewards >= looks[-1].rewards / 2]
+    widest = max(max(abs(look.low), abs(look.high)) for look in late)
+    return next((limit for limit in LIMITS if limit >= widest), 1.0)
+
+
+def _marks(history: Sequence[AuditRow], end: int) -> tuple[Label, ...]:
+    marks = []
+    for row in history:
+        counts = [row.evidence.get(f"rewards_{arm}") for arm in ("champion", "challenger")]
+        if row.action in ("advance", "share") and all(isinstance(count, int) for count in counts):
+            marks.append(Label(min(100.0 * sum(counts) / end, 100.0), row.share))  # type: ignore[arg-type]
+    return tuple(marks[-8:])
+
+
+def _rows(looks: Sequence[Look]) -> tuple[Look, ...]:
+    """So many looks, evenly spread, the last among them."""
+    apart = max(1, -(-len(looks) // TABLE_ROWS))
+    return tuple(reversed(looks[::-1][::apart]))

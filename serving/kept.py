@@ -1,0 +1,67 @@
+"""Figures that take a while, kept for a page that must not: as they were last, with their age, while newer ones are made.
+
+Knows nothing of what the figures are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from evermoe.errors import EvermoeError
+
+log = logging.getLogger("evermoe.serving")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Latest(Generic[T]):
+    """The newest figures there are (None: none yet), how old they are, and why there are no newer ones, where that failed."""
+
+    value: T | None
+    age_seconds: float
+    problem: str
+
+
+class Kept(Generic[T]):
+    """The figures of one thing at a time, named by a key. They are made in `pool`, by one thread at a time, when somebody asks
+    and those that are there are older than `lasts` seconds. For one event loop."""
+
+    def __init__(self, pool: Executor, lasts: float) -> None:
+        self._pool, self._lasts = pool, lasts
+        self._key: Hashable = None
+        self._value: T | None = None
+        self._made_at = float("-inf")
+        self._problem = ""
+        self._making: asyncio.Future[None] | None = None
+
+    async def get(self, key: Hashable, make: Callable[[], T], patience: float) -> Latest[T]:
+        """The figures of `key`: new ones if they are ready within `patience` seconds, else the last ones. Never raises what
+        `make` raises; `problem` tells."""
+        if key != self._key:
+            self._key, self._value, self._made_at, self._problem, self._making = key, None, float("-inf"), "", None
+        if time.monotonic() - self._made_at > self._lasts:
+            if self._making is None or self._making.done():
+                self._making = asyncio.ensure_future(self._make(key, make))
+            await asyncio.wait({self._making}, timeout=patience)
+        return Latest(self._value, time.monotonic() - self._made_at, self._problem)
+
+    async def _make(self, key: Hashable, make: Callable[[], T]) -> None:
+        problem, value = "", None
+        try:
+            value = await asyncio.get_running_loop().run_in_executor(self._pool, make)
+        except EvermoeError as error:
+            problem = str(error)
+        except Exception:
+            log.exception("figures of the console could not be made")
+            problem = "something failed inside the gateway; its log has the details"
+        if key != self._key:
+            return  # somebody asked for others meanwhile
+        self._problem = problem
+        if value is not None:
+            self._value, self._made_at = value, time.monotonic()
