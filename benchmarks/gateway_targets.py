@@ -132,7 +132,7 @@ def serve_gateway(port: int, url: str, folder: str) -> None:
         opened = new_rollout("bench", "2025-06", "1", "2", "salt", Policy(shares=(0.5,)), datetime.now(UTC))
         ledger.open(opened, by="benchmark")
         engine = Engine(lambda version: Echo())
-        rollouts = Rollouts(Controls(ledger, versions, tracking), events, alpha=0.05)
+        rollouts = Rollouts(Controls(ledger, versions, tracking), events, policy=Policy())
         app = create_app(
             engine=engine, router=Router(rollouts.deployment, engine), events=events, rollouts=rollouts, limits=None
         )

@@ -69,6 +69,7 @@ VERBS = {
         "commands.rollout:app", "See and steer the rollout: status, start, pause, share, promote, abort …", LOOP
     ),
     "keys": Verb("commands.keys:app", "Say who may use the gateway: create, list and revoke API keys.", CARE),
+    "log": Verb("commands.log:app", "Export the event log as Parquet files, and delete what was exported.", CARE),
     "reproduce": Verb(
         "commands.reproduce:reproduce", "Make a version again from its lineage, and compare it bit for bit.", CARE
     ),

@@ -160,6 +160,13 @@ class FeedbackParams(Section):
     """Days after its request."""
 
 
+class LogParams(Section):
+    """How long the event log keeps rows."""
+
+    keep_days: int = 400
+    """Days after its request a row stays in the database in any case; older ones leave it by `evermoe log prune` alone."""
+
+
 class DemoParams(Section):
     """How the demo's users behave."""
 
@@ -182,6 +189,7 @@ class Params(Section):
     drift: DriftParams
     rollout: RolloutParams
     feedback: FeedbackParams = FeedbackParams()
+    log: LogParams = LogParams()
     demo: DemoParams
 
 

@@ -1,10 +1,9 @@
-"""The event log when things break: killed writers, full disks, lost databases, damaged files. Nothing acknowledged is lost."""
+"""The event log when things break: full disks, lost databases, damaged files. Nothing acknowledged is lost.
+
+Killed writers are in `tests/drills/`."""
 
 from __future__ import annotations
 
-import random
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,45 +18,13 @@ from sqlalchemy import event, func, select
 from evermoe.errors import StorageUnavailable
 from monitoring import writer
 from monitoring.events import Counts, EventLog
-from monitoring.schema import feedback, requests
-
-HERE = Path(__file__).parent
+from monitoring.schema import requests
 
 
 def one_line(error: BaseException) -> str:
     """What the user reads."""
     assert "\n" not in str(error)
     return str(error)
-
-
-def test_ten_kills_under_load_lose_no_acknowledged_row_and_repeat_none(url: str) -> None:
-    generator = random.Random(5)
-    tried: list[str] = []
-    acknowledged: list[str] = []
-    for kill in range(10):
-        command = [sys.executable, str(HERE / "appending_process.py"), url, f"run{kill}"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent.parent) as process:
-            assert process.stdout is not None
-            goal = len(acknowledged) + generator.randint(1, 200)
-            for line in process.stdout:
-                mark, identifier = line.split()
-                (acknowledged if mark == "!" else tried).append(identifier)
-                if len(acknowledged) >= goal:
-                    process.kill()  # what it had already written to the pipe is still read
-    assert len(acknowledged) >= 10
-    with EventLog(url) as log:
-        with log.engine.connect() as connection:
-            stored = list(connection.scalars(select(requests.c.id)))
-            answered = list(connection.scalars(select(feedback.c.response_id).where(feedback.c.counted)))
-        assert set(acknowledged) <= set(stored) <= set(tried)
-        assert set(acknowledged) <= set(answered) <= set(tried)
-        assert len(stored) == len(set(stored))
-        assert len(answered) == len(set(answered))
-        for identifier in set(tried) - set(acknowledged):  # their clients never heard back, and try again
-            log.record(a_request(identifier))
-            log.record(a_feedback(f"k-{identifier}", identifier))
-        assert log.counts() == Counts(requests=len(tried), feedback=len(tried))
-        assert len(log.rewards("2025-06")) == len(tried)
 
 
 def test_nothing_is_acknowledged_before_its_commit(url: str) -> None:
