@@ -83,7 +83,7 @@ def test_a_trial_from_start_to_abort_with_a_reason_for_every_move(capsys: pytest
     assert "cannot resume" in refused(capsys, "resume", "--reason", "r")
     assert json.loads(told(capsys, "share", "0.2", "--reason", "more", "--json"))["share"] == 0.2
     told(capsys, "pause", "--reason", "a holiday", "--by", "bob")
-    assert "next: hold; paused by hand" in told(capsys, "status")
+    assert "next: hold; paused; undecided" in told(capsys, "status")
     told(capsys, "resume", "--reason", "back again", "--by", "bob")
     assert "is aborted, the challenger's share 0%" in told(capsys, "abort", "--reason", "odd answers", "--by", "bob")
 
