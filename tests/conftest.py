@@ -6,13 +6,12 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from evermoe.quiet import silence
-from tests.browser import CHROMIUM, DRIVER, chromium
+from tests.browser import CHROMIUM, Browser, chromium
 
 silence()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -39,12 +38,12 @@ def postgres_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser() -> Iterator[Browser]:
     """Chromium, or a reason why not."""
-    if not CHROMIUM or not DRIVER:
-        pytest.skip("Chromium and chromedriver are not installed (Debian: chromium, chromium-driver)")
-    with chromium() as driver:
-        yield driver
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed (Debian: chromium)")
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

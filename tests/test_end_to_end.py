@@ -28,7 +28,7 @@ import yaml
 
 from commands.processes import free_ports
 from evermoe.settings import ROOT
-from tests.browser import shown
+from tests.browser import Browser, shown
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -204,7 +204,7 @@ def mlflow_runs(pages: Pages, condition: str) -> list[dict[str, Any]]:
     return runs
 
 
-def test_mlflow_shows_a_months_tree_from_drift_to_the_decision(pages: Pages, browser: Any) -> None:
+def test_mlflow_shows_a_months_tree_from_drift_to_the_decision(pages: Pages, browser: Browser) -> None:
     (month,) = mlflow_runs(pages, "tags.`evermoe.key` = 'month:2025-05'")
     experiment = month["info"]["experiment_id"]
     steps = ("drift", "snapshot", "train", "distil", "gates", "rollout")
@@ -219,7 +219,7 @@ def test_mlflow_shows_a_months_tree_from_drift_to_the_decision(pages: Pages, bro
     )
 
 
-def test_mlflow_shows_the_drift_report_the_curves_and_the_gates(pages: Pages, browser: Any) -> None:
+def test_mlflow_shows_the_drift_report_the_curves_and_the_gates(pages: Pages, browser: Browser) -> None:
     (month,) = mlflow_runs(pages, "tags.`evermoe.key` = 'month:2025-05'")
     parent, experiment = month["info"]["run_id"], month["info"]["experiment_id"]
     below = mlflow_runs(pages, f"tags.`mlflow.parentRunId` = '{parent}'")
@@ -234,7 +234,7 @@ def test_mlflow_shows_the_drift_report_the_curves_and_the_gates(pages: Pages, br
     shown(browser, f"{run}/{by_kind['gates']}", "challenger.new.accuracy", "may lose", name="mlflow-gates")
 
 
-def test_mlflow_shows_versions_with_aliases_tags_and_what_changed(pages: Pages, browser: Any) -> None:
+def test_mlflow_shows_versions_with_aliases_tags_and_what_changed(pages: Pages, browser: Browser) -> None:
     shown(browser, f"{pages.mlflow}/#/models/evermoe", "Version 1", "Version 2", "champion", name="mlflow-versions")
     shown(
         browser,
@@ -244,7 +244,7 @@ def test_mlflow_shows_versions_with_aliases_tags_and_what_changed(pages: Pages, 
     )
 
 
-def test_prefect_shows_three_deployments_and_the_runs(pages: Pages, browser: Any) -> None:
+def test_prefect_shows_three_deployments_and_the_runs(pages: Pages, browser: Browser) -> None:
     shown(
         browser,
         f"{pages.prefect}/deployments",
@@ -258,8 +258,8 @@ def test_prefect_shows_three_deployments_and_the_runs(pages: Pages, browser: Any
     shown(browser, f"{pages.prefect}/runs", "update 2025-05", "window before 2025-06-01 00:00", name="prefect-runs")
 
 
-def test_the_console_shows_who_serves_and_every_decision(pages: Pages, browser: Any) -> None:
-    shown(browser, pages.console, "champion", "Decisions", "promote", "flow rollout", name="console")
+def test_the_console_shows_who_serves_and_every_decision(pages: Pages, browser: Browser) -> None:
+    shown(browser, pages.console, "champion", "History", "promoted", "flow rollout", name="console")
 
 
 def blocks(language: str) -> list[str]:

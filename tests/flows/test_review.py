@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -28,7 +27,7 @@ from flows.months import after, month_of, start_of
 from flows.parts import Parts, open_parts
 from registry.versions import Version
 from streams import Record, open_stream
-from tests.browser import shown
+from tests.browser import Browser, shown
 from tests.flows.lived import Users
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # it lives four months first
@@ -163,13 +162,13 @@ def wait_for(address: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def harmless(browser: Any) -> Iterator[None]:
+def harmless(browser: Browser) -> Iterator[None]:
     """No page may run what a user sent."""
     yield
     assert browser.title != "owned"
 
 
-def test_the_versions_page_says_why_it_replaced_its_parent_on_which_evidence(review: Review, browser: Any) -> None:
+def test_the_versions_page_says_why_it_replaced_its_parent_on_which_evidence(review: Review, browser: Browser) -> None:
     version = review.promoted
     text = shown(
         browser,
@@ -182,7 +181,7 @@ def test_the_versions_page_says_why_it_replaced_its_parent_on_which_evidence(rev
     assert "the rollout's run" in text
 
 
-def test_the_versions_page_says_which_data_made_it_and_what_got_worse(review: Review, browser: Any) -> None:
+def test_the_versions_page_says_which_data_made_it_and_what_got_worse(review: Review, browser: Browser) -> None:
     version = review.promoted
     snapshot = review.parts.snapshots.get(version.month)
     text = shown(
@@ -196,7 +195,7 @@ def test_the_versions_page_says_which_data_made_it_and_what_got_worse(review: Re
     assert "that its parent had right" in worse
 
 
-def test_the_runs_card_answers_all_three_in_place(review: Review, browser: Any) -> None:
+def test_the_runs_card_answers_all_three_in_place(review: Review, browser: Browser) -> None:
     version = review.promoted
     shown(
         browser,
@@ -210,7 +209,7 @@ def test_the_runs_card_answers_all_three_in_place(review: Review, browser: Any) 
 
 
 def test_the_run_of_the_training_names_its_datasets_and_what_it_did_to_the_machine(
-    review: Review, browser: Any
+    review: Review, browser: Browser
 ) -> None:
     month = review.promoted.month
     train = review.parts.tracking.find(month, "train", month)
@@ -220,7 +219,7 @@ def test_the_run_of_the_training_names_its_datasets_and_what_it_did_to_the_machi
     shown(browser, review.run(train, "/system-metrics"), "cpu_utilization_percentage", name="system-metrics")
 
 
-def test_versions_stand_side_by_side_with_their_figures(review: Review, browser: Any) -> None:
+def test_versions_stand_side_by_side_with_their_figures(review: Review, browser: Browser) -> None:
     versions = review.parts.versions.all()
     assert len(versions) > 3
     shown(

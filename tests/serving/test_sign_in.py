@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import httpx
 import pytest
-from selenium.webdriver.common.keys import Keys
 
 from serving.access import COOKIE, Access
-from tests.browser import shown
 from tests.serving.conftest import Served
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -153,25 +150,3 @@ def test_an_odd_form_is_refused_and_breaks_nothing(served: Served, body: bytes) 
     served.as_("operator")
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     assert served.http.post("/login", content=body, headers=form).status_code in (400, 401)
-
-
-def test_in_a_browser_without_scripts_a_person_signs_in_steers_and_signs_out(served: Served, browser: Any) -> None:
-    rollout = served.open_rollout(share=0.3)
-    [operator] = served.as_("operator")
-    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-    shown(browser, served.url, "Sign in", name="sign-in")
-    browser.find_element("name", "key").send_keys(key_of(operator) + Keys.ENTER)
-    shown(browser, served.url, "operator, operator", "By hand", "Rollout 2025-06-2", name="console-operator")
-    [cookie] = browser.get_cookies()
-    assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == (COOKIE, True, "Strict")
-    form = "form[action$='/share']"
-    browser.find_element("xpath", "//summary[text()='share']").send_keys(Keys.ENTER)
-    share = browser.find_element("css selector", f"{form} input[name=share]")
-    share.clear()
-    share.send_keys("0.4")
-    browser.find_element("css selector", f"{form} input[name=reason]").send_keys("more traffic" + Keys.ENTER)
-    shown(browser, served.url, "more traffic", "operator (key ", name="console-decided")
-    assert served.ledger.get(rollout.id).share == 0.4
-    browser.find_element("xpath", "//button[text()='sign out']").send_keys(Keys.ENTER)
-    shown(browser, served.url, "Sign in", name="signed-out")
-    assert browser.get_cookies() == []
