@@ -145,7 +145,7 @@ def test_where_the_keys_cannot_be_read_those_known_last_stay_and_a_new_gateway_l
     monkeypatch.setattr(access, "_patience", 0.7)
     served.follow(lambda: access.problem is not None)
     assert reviewer.get("/ready").json()["problem"].startswith("the API keys could not be read for ")
-    assert "the API keys could not be read" in reviewer.get("/").text
+    assert "The API keys could not be read" in reviewer.get("/").text
     assert client.get("/v1/models").status_code == 200
     assert served.http.get("/v1/models").status_code == 401
     monkeypatch.setattr(access, "_known", None)  # as before the first read
