@@ -44,8 +44,10 @@ FEWEST_REWARDS = 20
 class Chooser(Protocol):
     """A policy at work: the challenger's share at a moment, and what it learns from a reward."""
 
-    most: float
-    """The largest share below 1 that it ever gives while it still learns."""
+    @property
+    def most(self) -> float:
+        """The largest share below 1 that it ever gives while it still learns."""
+        ...
 
     def share(self, now: datetime) -> float:
         """Of units that ask at `now`; 1 after a promotion, 0 after any other end."""
