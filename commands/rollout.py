@@ -6,8 +6,8 @@ import getpass
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -178,6 +178,54 @@ def abort(
     from registry import rollout as machine
 
     steer(home, by, reason, as_json, machine.abort)
+
+
+@app.command()
+def replay(
+    rollout: Annotated[str | None, typer.Argument(help="Whose log; without it, the rollout opened last.")] = None,
+    shares: Annotated[str, typer.Option(help="The ramp to judge, as in 0.1,0.5; one share is kept throughout.")] = "",
+    min_rewards: Annotated[int | None, typer.Option(help="Rewards before each step; as params.yaml has it.")] = None,
+    hours: Annotated[float, typer.Option(help="Between two looks.", min=0.01)] = 1.0,
+    home: Annotated[Path | None, HOME] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Judge a ramp off-line: what it would have been worth on a rollout's log, before it meets a user."""
+    from flows.parts import policy_of
+    from registry.offline import Fixed, Ramp
+    from registry.offline import replay as live_again
+
+    with parts_of(home) as parts:
+        known = parts.ledger.list()
+        if not known:
+            raise NotReady("there was no rollout yet, so there is no log to judge by")
+        chosen = parts.ledger.get(rollout) if rollout else known[-1]
+        given = policy_of(parts.params)
+        ramp = parsed(shares) or given.shares
+        policy = replace(given, shares=ramp, min_rewards_per_step=min_rewards or given.min_rewards_per_step)
+        chooser = (
+            Fixed(ramp[0]) if shares and len(ramp) == 1 else Ramp(policy, chosen.opened_at, timedelta(hours=hours))
+        )
+        found = live_again(parts.events.rewards(chosen.id), chooser)
+    if as_json:
+        typer.echo(json.dumps({"rollout": chosen.id, "shares": ramp, **asdict(found)}))
+        return
+    typer.echo(f"rollout {chosen.id}, {found.rewards} units; the policy was shown {found.shown} of them")
+    typer.echo(f"  {found.outcome}")
+    typer.echo(
+        f"  mean reward {found.value:.3f} (95% {found.low:.3f} to {found.high:.3f}); the log's own {found.logged:.3f}"
+    )
+    if not found.enough:
+        typer.echo(
+            f"  believe nothing of it: the log is worth {found.effective:.0f} units of this policy, 50 are the least"
+        )
+
+
+def parsed(shares: str) -> tuple[float, ...]:
+    """`0.1,0.5` as numbers; empty where nothing is given. Raises `BadInput`."""
+    try:
+        return tuple(float(one) for one in shares.split(",") if one.strip())
+    except ValueError:
+        raise BadInput(f"--shares {shares!r}: give numbers between 0 and 1 with commas between, 0.1,0.5 say") from None
 
 
 def steer(

@@ -71,6 +71,7 @@ def serve_on(
     from flows.parts import open_versions, policy_of
     from model import LanguageModel, from_pretrained
     from monitoring.events import EventLog
+    from registry.assignment import Apart
     from registry.controls import Controls
     from registry.ledger import Ledger
     from registry.tracking import Tracking
@@ -92,7 +93,8 @@ def serve_on(
     with Ledger(events_url) as ledger, EventLog(events_url, feedback_window=window) as events:
         rollouts = Rollouts(Controls(ledger, versions, tracking), events, policy_of(params))
         engine = Engine(load)
-        router = Router(rollouts.deployment if only is None else lambda: Deployment(only), engine)
+        apart = Apart(params.rollout.holdout, params.rollout.overrides)
+        router = Router(rollouts.deployment if only is None else lambda: Deployment(only), engine, apart=apart)
         links = Links(mlflow_page(settings), tool_url(settings, settings.prefect_port))
         app = create_app(
             engine=engine,

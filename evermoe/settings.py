@@ -151,6 +151,8 @@ class RolloutParams(Section):
     max_rewards: int = 60_000
     feedback_days: float = 14.0
     guardrails: GuardrailParams = GuardrailParams()
+    holdout: float = 0.0
+    overrides: dict[str, Literal["champion", "challenger"]] = {}
 
 
 class FeedbackParams(Section):

@@ -34,7 +34,7 @@ class Parts:
 def policy_of(params: Params) -> Policy:
     """The rollout's policy as params.yaml has it. Raises `BadInput`."""
     limits = Limits(**params.rollout.guardrails.model_dump())
-    return Policy(**params.rollout.model_dump(exclude={"guardrails"}), limits=limits)
+    return Policy(**params.rollout.model_dump(exclude={"guardrails", "holdout", "overrides"}), limits=limits)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class Request:
     scores: dict[str, float] | None
     rollout: str | None
     arm: str
-    """`champion`, `challenger`, or `pinned` when the caller chose the version."""
+    """`champion`, `challenger`, `pinned` when the caller chose the version, or `apart` for a unit outside of all rollouts."""
     version: str
     propensity: float
     """The probability with which this unit was given this arm, above 0 and at most 1."""

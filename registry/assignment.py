@@ -18,6 +18,7 @@ new set of arms needs a new salt.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from evermoe.errors import BadInput
@@ -25,6 +26,7 @@ from evermoe.errors import BadInput
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 
+_HOLDOUT_SALT = "evermoe holdout"  # one for all rollouts: the same units stay out of each
 _ROUNDING = 1e-9  # how far shares such as 0.1 + 0.2 + 0.7 may pass 1
 
 
@@ -59,6 +61,27 @@ def assign(salt: str, unit: str, shares: Mapping[str, float]) -> tuple[str, floa
         if start <= place < end:
             return arm, shares[arm]
     return CHAMPION, max(0.0, 1.0 - sum(shares[arm] for arm in challengers))
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Units that take no part in any rollout: a share held out, who meet the champion, and some named with their arm, to test."""
+
+    holdout: float = 0.0
+    named: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.holdout < 1.0:
+            raise BadInput(f"rollout holdout is {self.holdout}; it must be 0 or more, and below 1")
+        for unit, arm in self.named.items():
+            if arm not in (CHAMPION, CHALLENGER):
+                raise BadInput(f"rollout overrides give {unit!r} the arm {arm!r}; it is {CHAMPION} or {CHALLENGER}")
+
+    def arm(self, unit: str) -> str | None:
+        """The arm of a unit that takes no part; None for all others, who are assigned."""
+        if unit in self.named:
+            return self.named[unit]
+        return CHAMPION if self.holdout and point(_HOLDOUT_SALT, unit) < self.holdout else None
 
 
 def _stretches(shares: list[float]) -> list[tuple[float, float]]:

@@ -13,13 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from evermoe.errors import BadInput, EvermoeError, NotFound, NotReady
-from registry.assignment import CHALLENGER, CHAMPION, assign
+from registry.assignment import CHALLENGER, CHAMPION, Apart, assign
 from registry.ledger import Plan
 from serving.engine import Engine, Servable
 
 log = logging.getLogger("evermoe.serving")
 MODEL = "evermoe"
 PINNED = "pinned"
+APART = "apart"
+"""The arm of units that take no part in rollouts (`registry.assignment.Apart`)."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,13 @@ class Router:
         every: float = 0.5,
         patience: float = 10.0,
         reload_after: float = 10.0,
+        apart: Apart = Apart(),
     ) -> None:
         """`read` may block; it is called every `every` seconds in a thread of its own, and without a word from it for
         `patience` seconds there is a problem. A version that failed to load is tried again after `reload_after` seconds."""
         self._read, self._engine = read, engine
         self._every, self._patience, self._reload_after = every, patience, reload_after
+        self._apart = apart
         self._standing: _Standing | None = None
         self._fault: str | None = None
         self._load_faults: dict[str, tuple[float, str]] = {}
@@ -119,6 +123,9 @@ class Router:
         plan, version = standing.deployment.rollout, standing.deployment.champion
         if name == MODEL and plan is None:
             return Route(standing.models[version], version, CHAMPION, 1.0, None)
+        if name == MODEL and plan is not None and (fixed := self._apart.arm(unit)) is not None:
+            version = plan.challenger if fixed == CHALLENGER else plan.champion
+            return Route(standing.models[version], version, APART, 1.0, None)
         if name == MODEL and plan is not None:
             arm, propensity = assign(plan.salt, unit, {CHALLENGER: plan.share})
             version, other = (plan.challenger, plan.champion) if arm == CHALLENGER else (plan.champion, plan.challenger)

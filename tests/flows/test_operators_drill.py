@@ -31,7 +31,7 @@ def parts(tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setenv("EVERMOE_HOME", str(tmp_path / "home"))
     settings.cache_clear()
-    with prefect_test_harness(server_startup_timeout=180), open_parts() as opened:
+    with prefect_test_harness(server_startup_timeout=300), open_parts() as opened:
         for month, parent in (("2025-05", None), ("2025-06", "1")):
             loader = ROOT / "flows" / "pyfunc.py"
             opened.versions.register(

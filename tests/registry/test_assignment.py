@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evermoe.errors import BadInput
-from registry.assignment import assign, point
+from registry.assignment import Apart, assign, point
 
 share = st.floats(0.0, 1.0, allow_nan=False)
 salts = st.text(max_size=20)
@@ -122,3 +122,24 @@ def test_a_million_units_meet_each_arm_as_asked_within_three_sigma_and_independe
     both = sum(a and b for a, b in zip(june, july, strict=True))
     for met, share in ((sum(june), wanted), (sum(july), other), (both, wanted * other)):
         assert abs(met / units - share) <= 3 * (share * (1 - share) / units) ** 0.5
+
+
+def test_units_apart_are_held_out_alike_from_every_rollout_or_named_with_their_arm() -> None:
+    apart = Apart(0.1, {"ann": "challenger", "bob": "champion"})
+    out = sum(apart.arm(f"unit-{i}") == "champion" for i in range(20_000))
+    assert out / 20_000 == pytest.approx(0.1, abs=5 * (0.09 / 20_000) ** 0.5)
+    assert (apart.arm("ann"), apart.arm("bob")) == ("challenger", "champion")
+    assert all(Apart().arm(f"unit-{i}") is None for i in range(1000))
+
+
+def test_who_is_held_out_says_nothing_of_who_meets_the_challenger() -> None:
+    apart = Apart(0.5)
+    arms = arms_of("2025-06", {"challenger": 0.5})
+    both = sum(arm == "challenger" and apart.arm(f"unit-{i}") is not None for i, arm in enumerate(arms))
+    assert both / len(arms) == pytest.approx(0.25, abs=5 * (0.25 * 0.75 / len(arms)) ** 0.5)
+
+
+@pytest.mark.parametrize("wrong", [(-0.1, {}), (1.0, {}), (float("nan"), {}), (0.0, {"ann": "chalenger"})])
+def test_units_apart_that_make_no_sense_are_refused(wrong: tuple[float, dict[str, str]]) -> None:
+    with pytest.raises(BadInput, match="rollout"):
+        Apart(*wrong)

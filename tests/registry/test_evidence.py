@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -197,6 +197,7 @@ class Told:
     unit: str
     at: datetime
     agreed: bool
+    requested_at: datetime = START
 
 
 def told(units: int, differing: float, seed: int) -> list[Told]:
@@ -224,6 +225,21 @@ def test_a_lift_on_few_requests_is_found_sooner_when_the_others_are_left_out() -
     unaware = [[Told(o.arm, o.reward, o.propensity, o.unit, o.at, False) for o in rewards] for rewards in found]
     assert sum(weigh(rewards, 0.05, end).decision == "promote" for rewards in found) >= 18
     assert sum(weigh(rewards, 0.05, end).decision == "promote" for rewards in unaware) <= 10
+
+
+def test_ten_thousand_feedbacks_of_one_unit_move_a_verdict_no_more_than_one() -> None:
+    rewards = told(200, 1.0, seed=1)
+    end = START + timedelta(days=9)
+    stuffed = [replace(rewards[-1], arm="challenger", reward=1.0, unit="stuffer", at=end) for _ in range(10_000)]
+    once, often = (weigh([*rewards, *stuffed[:count]], 0.05, end) for count in (1, 10_000))
+    assert often == once
+
+
+def test_feedback_later_than_its_window_is_not_weighed() -> None:
+    late = [replace(one, requested_at=one.at - timedelta(days=3)) for one in told(10, 1.0, seed=1)]
+    end, window = START + timedelta(days=1), timedelta(days=2)
+    assert weigh(late, 0.05, end, window).rewards == {"champion": 0, "challenger": 0}
+    assert sum(weigh(late, 0.05, end, timedelta(days=3)).rewards.values()) == 10
 
 
 def test_rewards_after_now_are_not_weighed() -> None:

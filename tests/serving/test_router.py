@@ -11,7 +11,7 @@ import pytest
 
 from evermoe.errors import NotFound, NotReady, ServiceUnreachable
 from model import LanguageModel, from_pretrained
-from registry.assignment import assign
+from registry.assignment import Apart, assign
 from registry.ledger import Plan
 from serving.engine import Engine
 from serving.router import Deployment, Router
@@ -41,12 +41,12 @@ def source() -> Source:
 
 
 @pytest.fixture
-def build(source: Source, tiny_model_folder: Path, tmp_path: Path) -> Iterator[Callable[[], Router]]:
+def build(source: Source, tiny_model_folder: Path, tmp_path: Path) -> Iterator[Callable[..., Router]]:
     def load(version: str) -> LanguageModel:
         return from_pretrained(tmp_path if version in source.broken else tiny_model_folder)
 
     engine = Engine(load, threads=1)
-    yield lambda: Router(source.read, engine, reload_after=0.0)
+    yield lambda **more: Router(source.read, engine, reload_after=0.0, **more)
     engine.close()
 
 
@@ -87,6 +87,19 @@ def test_a_pinned_version_takes_no_part_in_the_rollout(build: Callable[[], Route
         for unknown in ("evermoe:3", "gpt-4o", "2", "evermoe:"):
             with pytest.raises(NotFound, match=r"ask for one of evermoe, evermoe:1, evermoe:2$"):
                 router.route(unknown, "ann")
+
+    asyncio.run(scene())
+
+
+def test_units_apart_meet_their_arm_outside_the_rollout(build: Callable[..., Router], source: Source) -> None:
+    async def scene() -> None:
+        source.plan = ROLLOUT
+        router = build(apart=Apart(0.0, {"ann": "challenger", "bob": "champion"}))
+        await router.refresh()
+        for unit, version in (("ann", "2"), ("bob", "1")):
+            route = router.route("evermoe", unit)
+            assert (route.version, route.arm, route.propensity, route.rollout) == (version, "apart", 1.0, None)
+        assert router.route("evermoe", "eve").rollout == "r1"
 
     asyncio.run(scene())
 
