@@ -221,6 +221,16 @@ def test_the_picture_has_words_and_a_table_for_who_does_not_see_it(served: Serve
         assert "to 400 counted rewards" in picture.get_attribute("aria-label")
         page.get_by_text("The same as a table").click()
         assert 6 <= page.locator(".chart ~ details tbody tr").count() <= 12
+        opened(page, served.url, "section:has(#guardrails) tbody")
+        guardrails = page.inner_text("section:has(#guardrails) tbody").splitlines()
+        assert [line.split("\t")[0] for line in guardrails] == [
+            "errors",
+            "slow answers",
+            "empty answers",
+            "sample ratio",
+            "crossed units",
+        ]
+        assert all("within" in line for line in guardrails)
         experts = page.inner_text("section:has(#experts)")
         assert "8 experts compared" in experts
         assert any(line.startswith("3") and line.rstrip().endswith("sure") for line in experts.splitlines())
