@@ -6,10 +6,10 @@ Knows what a person wants to see. Changes nothing: its forms post to `rollout_ro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, TypeVar
+from datetime import datetime, timedelta
+from typing import TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -21,7 +21,7 @@ from monitoring.glance import ArmGlance
 from registry.assignment import CHALLENGER, CHAMPION
 from registry.ledger import AuditRow
 from registry.outlook import Outlook, outlook
-from registry.rollout import Policy, Rollout
+from registry.rollout import Policy, Rollout, Watch
 from registry.versions import Version
 from serving import pages
 from serving.access import Access, Caller, needs
@@ -57,16 +57,6 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Guardrail:
-    """A line of the guardrails' table, as a decision recorded it."""
-
-    name: str
-    value: str
-    limit: str
-    state: str
-
-
-@dataclass(frozen=True)
 class Trial:
     """The open rollout and all that is shown of it. `why` names the string that says what it waits for."""
 
@@ -80,8 +70,7 @@ class Trial:
     arms: tuple[Arm, ...]
     delay_seconds: float | None
     experts: tuple[ExpertRewards, ...]
-    guardrails: tuple[Guardrail, ...]
-    guarded_at: datetime | None
+    watch: Watch | None
 
 
 @dataclass(frozen=True)
@@ -102,6 +91,8 @@ class Page:
     actions: tuple[str, ...]
     policy: Policy
     startable: tuple[tuple[Version, str], ...]
+    watched: Rollout | None
+    """The last promotion, while its guardrails may still bring the champion before it back."""
     history: tuple[AuditRow, ...]
     registered: Registered | None
     versions: tuple[Version, ...]
@@ -139,7 +130,7 @@ async def render(request: Request, said: str = "", status: int = 200) -> Respons
         read(rollouts.counts), read(rollouts.running), read(rollouts.decisions), read(rollouts.all)
     )
     shown = await figures.read(current, now)
-    problems += [one.problem for one in (shown.proof, shown.traffic, shown.registered) if one.problem]
+    problems += [one.problem for one in (shown.proof, shown.watch, shown.traffic, shown.registered) if one.problem]
     registered, deployment = shown.registered.value, gateway.router.deployment
     champion = deployment.champion if deployment else None
     steers, done = caller.may("steer"), request.query_params.get("done", "")
@@ -158,6 +149,7 @@ async def render(request: Request, said: str = "", status: int = 200) -> Respons
         actions=_actions(current) if current and steers else (),
         policy=rollouts.policy,
         startable=_startable(registered, champion, every or ()) if steers and current is None else (),
+        watched=_watched(every or (), rollouts.policy, now),
         history=(history or ())[:DECISIONS],
         registered=registered,
         versions=registered.versions[:VERSIONS] if registered else (),
@@ -168,11 +160,11 @@ async def render(request: Request, said: str = "", status: int = 200) -> Respons
 def _trial(rollout: Rollout, shown: Shown, policy: Policy, history: tuple[AuditRow, ...], now: datetime) -> Trial:
     proof, traffic = shown.proof.value, shown.traffic.value
     own = [row for row in reversed(history) if row.rollout == rollout.id]
-    ahead = outlook(rollout, proof.weighed, policy, now) if proof else None
+    watch = shown.watch.value
+    ahead = outlook(rollout, proof.weighed, policy, now, watch or Watch()) if proof else None
     seen = {arm.arm: arm for arm in traffic.glance.arms} if traffic else {}
     means = proof.weighed.verdict.means if proof else {}
     arms = ((CHAMPION, rollout.champion, 1.0 - rollout.share), (CHALLENGER, rollout.challenger, rollout.share))
-    guardrails, guarded_at = _guardrails(ahead, own)
     return Trial(
         rollout=rollout,
         policy=policy,
@@ -184,17 +176,18 @@ def _trial(rollout: Rollout, shown: Shown, policy: Policy, history: tuple[AuditR
         arms=tuple(Arm(name, version, share, seen.get(name), means.get(name)) for name, version, share in arms),
         delay_seconds=traffic.glance.median_delay_seconds if traffic else None,
         experts=traffic.experts if traffic else (),
-        guardrails=guardrails,
-        guarded_at=guarded_at,
+        watch=watch,
     )
 
 
 def _why(rollout: Rollout, ahead: Outlook, policy: Policy) -> str:
     """The string that says what the rollout waits for: of what `registry.rollout.decide` weighs, what decides now."""
-    if rollout.status == "paused":
-        return "why_paused"
+    if ahead.next.action == "abort" and ahead.watch.crossed:
+        return "why_guardrail"
     if ahead.next.action != "hold":
         return f"why_{ahead.next.action}"
+    if rollout.status == "paused":
+        return "why_paused"
     if rollout.share >= max(policy.shares):
         return "why_top"
     if ahead.verdict.e_abort >= ahead.verdict.threshold**0.5:
@@ -202,35 +195,17 @@ def _why(rollout: Rollout, ahead: Outlook, policy: Policy) -> str:
     return "why_few" if ahead.since_step < policy.min_rewards_per_step else "why_hold"
 
 
-def _guardrails(ahead: Outlook | None, history: list[AuditRow]) -> tuple[tuple[Guardrail, ...], datetime | None]:
-    """The guardrails of the verdict, or those that the latest decision recorded with its evidence, and when."""
-    now = getattr(ahead.verdict, "guardrails", None) if ahead else None
-    if now:
-        return _lines(now), None
-    row = next((row for row in reversed(history) if row.evidence.get("guardrails")), None)
-    return (_lines(row.evidence["guardrails"]), row.at) if row else ((), None)
-
-
-def _lines(recorded: Any) -> tuple[Guardrail, ...]:
-    """Guardrails as lines, whether they were recorded by name or as a list of what each one said."""
-    named = recorded.items() if isinstance(recorded, Mapping) else ((None, one) for one in recorded)
-    lines = []
-    for name, one in named:
-        said = one if isinstance(one, Mapping) else getattr(one, "__dict__", {"value": one})
-        value, limit = said.get("value", ""), said.get("limit", said.get("threshold", ""))
-        state = said.get("state", said.get("status", said.get("tripped", "")))
-        lines.append(Guardrail(str(name or said.get("name", "")), _figure(value), _figure(limit), _figure(state)))
-    return tuple(lines)
-
-
-def _figure(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _actions(rollout: Rollout) -> tuple[str, ...]:
     hidden = "resume" if rollout.status == "running" else "pause"
     shown = [action for action in CONTROLS if action != hidden]
     return tuple(sorted(shown, key=("share", "pause", "resume", "promote", "abort").index))
+
+
+def _watched(rollouts: tuple[Rollout, ...], policy: Policy, now: datetime) -> Rollout | None:
+    last = rollouts[0] if rollouts else None
+    if last is None or last.status != "promoted" or last.closed_at is None:
+        return None
+    return last if now - last.closed_at <= timedelta(days=policy.limits.days) else None
 
 
 def _startable(

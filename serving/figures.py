@@ -1,4 +1,4 @@
-"""What the console shows of a rollout, gathered: proof, traffic and registry, each made aside and kept, so that a page is cheap.
+"""What the console shows of a rollout, gathered: each made aside and kept, so that a page is cheap.
 
 Knows what takes long and how long a page waits for it. Does not know how a page looks.
 """
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
-from registry.rollout import Rollout
+from registry.rollout import Rollout, Watch
 from serving.kept import Kept, Latest
 from serving.rollouts import Proof, Registered, Rollouts, Traffic
 
@@ -23,6 +23,7 @@ class Shown:
     """The newest figures there are."""
 
     proof: Latest[Proof]
+    watch: Latest[Watch]
     traffic: Latest[Traffic]
     registered: Latest[Registered]
 
@@ -35,20 +36,22 @@ class Figures:
         self._log_reader = ThreadPoolExecutor(1, "figures")
         self._mlflow_reader = ThreadPoolExecutor(1, "registry")
         self._proof: Kept[Proof] = Kept(self._log_reader, lasts)
+        self._watch: Kept[Watch] = Kept(self._log_reader, lasts)
         self._traffic: Kept[Traffic] = Kept(self._log_reader, lasts)
         self._registered: Kept[Registered] = Kept(self._mlflow_reader, lasts)
 
     async def read(self, rollout: Rollout | None, now: datetime) -> Shown:
         """The figures of `rollout`, and what MLflow knows; after the page's patience, those of the last time. Never raises."""
         if rollout is None:
-            return Shown(Latest(None, 0.0, ""), Latest(None, 0.0, ""), await self._registry())
+            return Shown(Latest(None, 0.0, ""), Latest(None, 0.0, ""), Latest(None, 0.0, ""), await self._registry())
         read = self._rollouts
-        proof, traffic, registered = await asyncio.gather(
+        proof, watch, traffic, registered = await asyncio.gather(
             self._proof.get(rollout.id, lambda: read.proof(rollout, now), self._patience),
+            self._watch.get(rollout.id, lambda: read.watch(rollout, now), self._patience),
             self._traffic.get(rollout.id, lambda: read.traffic(rollout), self._patience),
             self._registry(),
         )
-        return Shown(proof, traffic, registered)
+        return Shown(proof, watch, traffic, registered)
 
     async def _registry(self) -> Latest[Registered]:
         return await self._registered.get("registry", self._rollouts.registered, self._patience)

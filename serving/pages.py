@@ -17,8 +17,9 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from serving import words
-from serving.words import LANGUAGES, TAGS, Language
+from serving import language as speech
+from serving.language import TAGS
+from serving.words import LANGUAGES, Language
 
 POLICY = {
     # no script, nothing fetched, no form sent elsewhere, and not shown inside another site's page, where clicks are stolen
@@ -33,12 +34,12 @@ A_YEAR = 31_536_000
 
 def send(request: Request, template: str, status: int, **values: object) -> HTMLResponse:
     """The page that `template` makes of `values`, in the language that the request asks for. One chosen is kept in a cookie."""
-    language = words.language_of(request)
-    say = partial(words.say, language)
+    language = speech.language_of(request)
+    say = partial(speech.say, language)
     page = _TEMPLATES.get_template(template).render(
         values,
         t=say,
-        named=partial(words.named, language),
+        named=partial(speech.named, language),
         lang=TAGS[language],
         languages=[(one, TAGS[one], one == language) for one in LANGUAGES],
         duration=partial(duration, language),
@@ -46,19 +47,19 @@ def send(request: Request, template: str, status: int, **values: object) -> HTML
     response = HTMLResponse(
         page, status, POLICY | {"Content-Language": TAGS[language], "Vary": "Accept-Language, Cookie"}
     )
-    if words.chosen(request) is not None:
-        response.set_cookie(words.COOKIE, language, max_age=A_YEAR, httponly=True, samesite="lax")
+    if speech.chosen(request) is not None:
+        response.set_cookie(speech.COOKIE, language, max_age=A_YEAR, httponly=True, samesite="lax")
     return response
 
 
 def duration(language: Language, seconds: float | None) -> str:
     """So long, in the largest unit of which there is one."""
     if seconds is None:
-        return words.say(language, "none")
+        return speech.say(language, "none")
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= size:
-            return words.say(language, unit, n=f"{seconds / size:.1f}")
-    return words.say(language, "seconds", n=f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}")
+            return speech.say(language, unit, n=f"{seconds / size:.1f}")
+    return speech.say(language, "seconds", n=f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}")
 
 
 def evidence(e: float) -> str:

@@ -21,9 +21,10 @@ from registry.evidence import Verdict, weigh
 from registry.ledger import AuditRow, Plan
 from registry.looks import Look, Looks
 from registry.outlook import Weighed, in_time, weighed
-from registry.rollout import Decision, Policy, Rollout
+from registry.rollout import Decision, Policy, Rollout, Watch
 from registry.tracking import SeenDrift
 from registry.versions import Version
+from registry.watching import watch
 from serving.router import Deployment
 
 log = logging.getLogger("evermoe.serving")
@@ -105,6 +106,10 @@ class Rollouts:
         rewards = in_time(self._events.rewards(rollout.id), self.policy, now)
         proof = weighed(rewards, self.policy, now)
         return Proof(proof, self._looks[1].take(rewards, proof.verdict))
+
+    def watch(self, rollout: Rollout, now: datetime) -> Watch:
+        """Its guardrails and signals."""
+        return watch(self._events, rollout, self.policy, now)
 
     def traffic(self, rollout: Rollout) -> Traffic:
         """How its arms fare, by the event log."""

@@ -1,19 +1,14 @@
-"""Every string of the console and of its sign-in, in English and in Chinese, and which of the two a browser gets.
+"""Every string of the console and of its sign-in, in English and in Chinese.
 
-Knows nothing of pages. What comes from below (errors, the reasons of automatic steps) is English and stays so.
+What comes from below (errors, the reasons of automatic steps) is English and stays so.
 """
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
-from fastapi import Request
-
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
-COOKIE = "evermoe_language"
-TAGS: dict[Language, str] = {"en": "en", "zh": "zh-Hans"}
-"""What the `lang` attribute says."""
 
 WORDS: dict[Language, dict[str, str]] = {
     "en": {
@@ -43,6 +38,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "status_promoted": "promoted",
         "status_aborted": "aborted",
         "status_inconclusive": "closed without proof",
+        "status_reverted": "reverted",
         "since": "Open since {opened}, at this share since {step}.",
         "share_bar": "Share of the challenger: {share}. Steps of the ramp: {ramp}.",
         "next_step": "What it waits for",
@@ -50,7 +46,9 @@ WORDS: dict[Language, dict[str, str]] = {
         "gathers.",
         "why_promote": "The evidence suffices: the next automatic step promotes version {challenger}.",
         "why_abort": "The evidence suffices: the next automatic step sends everyone back to version {champion}.",
-        "why_inconclusive": "Its time is up without proof: the next automatic step closes it, and version {champion} stays.",
+        "why_inconclusive": "Its budget is spent without proof: the next automatic step closes it, and version {champion} stays.",
+        "why_guardrail": "A guardrail is crossed: the next automatic step sends everyone back to version {champion}.",
+        "why_pause": "Its traffic is not what was asked for: the next automatic step pauses it.",
         "why_advance": "Enough feedback without harm: the next automatic step raises the share to {share}.",
         "why_harm": "It looks harmful so far, which holds the share: the e-value against it is {e}, and {smell} holds. "
         "Proof of harm, at {threshold}, would abort it.",
@@ -111,11 +109,21 @@ WORDS: dict[Language, dict[str, str]] = {
         "agreed": "{count} more rewards were for answers that both versions give alike, and are left out.",
         # guardrails
         "guardrails": "Guardrails",
-        "no_guardrails": "No decision of this rollout has recorded guardrails. Failures and latency are in the table of the arms.",
-        "guardrails_of": "As the decision of {at} recorded them.",
         "guardrail": "guardrail",
+        "guardrails_help": "On the first request of each user, the challenger may exceed the champion by {errors} in errors, "
+        "{slow} in answers slower than {ms} ms and {empty} in empty answers; beyond that it is sent home, whatever the feedback "
+        "says. A signal that alarms only pauses.",
+        "guard_errors": "errors",
+        "guard_slow answers": "slow answers",
+        "guard_empty answers": "empty answers",
+        "guard_sample ratio": "sample ratio",
+        "guard_crossed units": "crossed units",
+        "within": "within",
+        "crossed": "crossed",
+        "alarm": "alarm",
+        "watched": "Version {challenger} was promoted on {at}. For {days} days its guardrails are watched: if one is crossed, "
+        "version {champion} comes back.",
         "value": "value",
-        "limit": "limit",
         "state": "state",
         # the arms and feedback
         "arms": "Arms",
@@ -163,6 +171,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "act_promote": "promoted",
         "act_abort": "aborted",
         "act_inconclusive": "closed without proof",
+        "act_revert": "reverted",
         "act_start": "started",
         # versions and drift
         "versions": "Versions",
@@ -211,13 +220,16 @@ WORDS: dict[Language, dict[str, str]] = {
         "status_promoted": "已转正",
         "status_aborted": "已中止",
         "status_inconclusive": "无定论而结束",
+        "status_reverted": "已撤回",
         "since": "开启于 {opened}，当前流量始于 {step}。",
         "share_bar": "挑战者流量：{share}。爬坡台阶：{ramp}。",
         "next_step": "在等什么",
         "why_paused": "已暂停：在有人恢复之前，流量不变，用户所遇版本不变；证据仍在积累。",
         "why_promote": "证据已足够：下一次自动步骤将让版本 {challenger} 转正。",
         "why_abort": "证据已足够：下一次自动步骤将让所有用户回到版本 {champion}。",
-        "why_inconclusive": "期限已到而无定论：下一次自动步骤将结束试验，版本 {champion} 留任。",
+        "why_inconclusive": "预算已用完而无定论：下一次自动步骤将结束试验，版本 {champion} 留任。",
+        "why_guardrail": "越过了护栏：下一次自动步骤将让所有用户回到版本 {champion}。",
+        "why_pause": "流量分配与要求不符：下一次自动步骤将暂停它。",
         "why_advance": "反馈已足够且未见损害：下一次自动步骤将把流量提高到 {share}。",
         "why_harm": "目前看来有害，因此流量不再提高：反对它的 e 值为 {e}，"
         "达到 {smell} 即停止爬坡，达到 {threshold} 即证明有害并中止。",
@@ -276,11 +288,19 @@ WORDS: dict[Language, dict[str, str]] = {
         "刻度为对数。",
         "agreed": "另有 {count} 条反馈所评的答案两个版本相同，不计入。",
         "guardrails": "护栏",
-        "no_guardrails": "本次灰度发布的决定中尚未记录护栏。失败与延迟见各组的表格。",
-        "guardrails_of": "取自 {at} 的决定所记录。",
         "guardrail": "护栏",
+        "guardrails_help": "按每位用户的首个请求计，挑战者的错误率至多可比冠军高 {errors}，慢于 {ms} 毫秒的应答至多高 {slow}，"
+        "空应答至多高 {empty}；超出则无论反馈如何都会被撤下。信号报警只会暂停。",
+        "guard_errors": "错误",
+        "guard_slow answers": "慢应答",
+        "guard_empty answers": "空应答",
+        "guard_sample ratio": "样本比例",
+        "guard_crossed units": "跨组用户",
+        "within": "正常",
+        "crossed": "越过",
+        "alarm": "报警",
+        "watched": "版本 {challenger} 于 {at} 转正。此后 {days} 天内继续观察其护栏：一旦越过，版本 {champion} 将恢复。",
         "value": "数值",
-        "limit": "上限",
         "state": "状态",
         "arms": "各组",
         "arm": "组",
@@ -325,6 +345,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "act_promote": "转正",
         "act_abort": "中止",
         "act_inconclusive": "无定论而结束",
+        "act_revert": "撤回",
         "act_start": "启动",
         "versions": "版本",
         "month": "月份",
@@ -348,43 +369,3 @@ WORDS: dict[Language, dict[str, str]] = {
         "seconds": "{n} 秒",
     },
 }
-
-
-def chosen(request: Request) -> Language | None:
-    """The language that the address asks for, to be kept from now on; None where it asks for none."""
-    return _known(request.query_params.get("lang", ""))
-
-
-def language_of(request: Request) -> Language:
-    """What the address asks for, else what was chosen before, else what the browser prefers, else English."""
-    kept = chosen(request) or _known(request.cookies.get(COOKIE, ""))
-    return kept or preferred(request.headers.get("accept-language", ""))
-
-
-def preferred(header: str) -> Language:
-    """The first of our languages by the weights of an Accept-Language header (RFC 9110, 12.5.4)."""
-    wanted: list[tuple[float, int, Language]] = []
-    for part in header.split(","):
-        tag, _, weight = part.strip().partition(";")
-        language = _known(tag.strip().lower().partition("-")[0])
-        try:
-            quality = float(weight.strip().removeprefix("q=") or 1)
-        except ValueError:
-            quality = 0.0
-        if language is not None and quality > 0:
-            wanted.append((-quality, len(wanted), language))
-    return min(wanted)[2] if wanted else "en"
-
-
-def say(language: Language, key: str, **values: object) -> str:
-    """A string, with its values filled in."""
-    return WORDS[language][key].format(**values)
-
-
-def named(language: Language, group: str, name: str) -> str:
-    """The string of a name that comes from below, or the name itself where we have none for it."""
-    return WORDS[language].get(f"{group}{name}", name)
-
-
-def _known(name: str) -> Language | None:
-    return next((language for language in LANGUAGES if language == name), None)

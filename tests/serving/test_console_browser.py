@@ -49,7 +49,8 @@ def lived(served: Served, rewards: int = 150) -> Rollout:
             a_request(f"r{number}", at=at, unit=f"u{number}", rollout=rollout.id, experts=experts, **row)
         )
         liked = generator.random() < (0.2 if 3 in experts else 0.8)
-        served.events.append(a_feedback(f"k{number}", f"r{number}", at=at, score=float(liked), label=None)).result(60)
+        served.events.append(a_feedback(f"k{number}", f"r{number}", at=at, score=float(liked), label=None))
+    served.follow(lambda: served.events.counts().feedback == rewards)
     for action, more in (("pause", {}), ("resume", {}), ("share", {"share": 0.4})):
         body = {"by": "ann", "reason": f"{action}, because Mondays are odd"} | more
         served.http.post(f"/v1/rollouts/{rollout.id}/{action}", json=body).raise_for_status()
@@ -212,14 +213,24 @@ def test_axe_finds_no_serious_fault_and_a_phone_needs_no_scrolling_sideways(
 
 
 def test_the_picture_has_words_and_a_table_for_who_does_not_see_it(served: Served, browser: Browser) -> None:
-    lived(served)
+    lived(served, rewards=400)
 
     def play(page: Any) -> None:
         opened(page, served.url, ".plot svg")
         picture = page.get_by_role("img", name="The interval after each look")
-        assert "to 150 counted rewards" in picture.get_attribute("aria-label")
+        assert "to 400 counted rewards" in picture.get_attribute("aria-label")
         page.get_by_text("The same as a table").click()
         assert 6 <= page.locator(".chart ~ details tbody tr").count() <= 12
+        opened(page, served.url, "section:has(#guardrails) tbody")
+        guardrails = page.inner_text("section:has(#guardrails) tbody").splitlines()
+        assert [line.split("\t")[0] for line in guardrails] == [
+            "errors",
+            "slow answers",
+            "empty answers",
+            "sample ratio",
+            "crossed units",
+        ]
+        assert all("within" in line for line in guardrails)
         experts = page.inner_text("section:has(#experts)")
         assert "8 experts compared" in experts
         assert any(line.startswith("3") and line.rstrip().endswith("sure") for line in experts.splitlines())

@@ -9,7 +9,8 @@ from string import Formatter
 import pytest
 
 import serving
-from serving.words import LANGUAGES, WORDS, preferred
+from serving.language import preferred
+from serving.words import LANGUAGES, WORDS
 from tests.serving.conftest import Served
 
 TEMPLATES = Path(serving.__file__ or "").with_name("templates")
