@@ -59,7 +59,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One server at one rate, in milliseconds: what its clients saw, and how much of that the bare server did not need."""
+    """One server at one rate, in milliseconds: what its clients saw, how much of that the bare server did not need, and how
+    long its process kept a processor for each request, which other work on the machine changes least."""
 
     server: str
     rate: int
@@ -68,7 +69,16 @@ class Row:
     added_p50_ms: Spread
     added_p99_ms: Spread
     ratio_p50: Spread
+    processor_ms: Spread
     failed: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One load on one server, and the processor's time for each of its requests."""
+
+    load: Load
+    processor_ms: float
 
 
 @dataclass(frozen=True)
@@ -157,11 +167,12 @@ def start_all(stack: ExitStack, folder: Path, postgres: str | None, rival: Path 
 
 def measure(targets: Sequence[Target], repeats: int, seconds: dict[int, float]) -> tuple[Row, ...]:
     """Offer every rate to every server, again and again."""
-    loads: dict[tuple[str, int], list[Load]] = {}
+    loads: dict[tuple[str, int], list[Measured]] = {}
     draw = random.Random(1)
     for repeat in range(repeats):
         for rate, lasting in seconds.items():
             for target in draw.sample(list(targets), len(targets)):
+                before = target.processor_seconds()
                 load = offer(
                     target.port,
                     target.request,
@@ -170,7 +181,8 @@ def measure(targets: Sequence[Target], repeats: int, seconds: dict[int, float]) 
                     warm_up=WARM_UP,
                     seed=repeat * 10_000 + rate,
                 )
-                loads.setdefault((target.name, rate), []).append(load)
+                used = (target.processor_seconds() - before) / (rate * (lasting + WARM_UP)) * 1000
+                loads.setdefault((target.name, rate), []).append(Measured(load, used))
                 print(
                     f"repeat {repeat + 1}/{repeats}  {rate:>5}/s  {target.name:<24}"
                     f" p50 {load.percentile(50):7.2f} ms  p99 {load.percentile(99):7.2f} ms  failed {load.failed}",
@@ -179,9 +191,9 @@ def measure(targets: Sequence[Target], repeats: int, seconds: dict[int, float]) 
     return tuple(row_of(target.name, rate, loads) for rate in seconds for target in targets)
 
 
-def row_of(server: str, rate: int, loads: dict[tuple[str, int], list[Load]]) -> Row:
+def row_of(server: str, rate: int, loads: dict[tuple[str, int], list[Measured]]) -> Row:
     """The figures of one server at one rate, each repeat against the bare server's of that repeat."""
-    mine, bare = loads[server, rate], loads[BARE, rate]
+    mine, bare = ([one.load for one in loads[name, rate]] for name in (server, BARE))
     ours = {percent: [load.percentile(percent) for load in mine] for percent in (50, 99)}
     theirs = {percent: [load.percentile(percent) for load in bare] for percent in (50, 99)}
 
@@ -196,6 +208,7 @@ def row_of(server: str, rate: int, loads: dict[tuple[str, int], list[Load]]) -> 
         added_p50_ms=added(50),
         added_p99_ms=added(99),
         ratio_p50=Spread.of([one / other for one, other in zip(ours[50], theirs[50], strict=True)]),
+        processor_ms=Spread.of([one.processor_ms for one in loads[server, rate]]),
         failed=sum(load.failed for load in mine),
     )
 
@@ -203,11 +216,14 @@ def row_of(server: str, rate: int, loads: dict[tuple[str, int], list[Load]]) -> 
 def show(result: Result) -> None:
     """The table."""
     print(f"picking an arm: {result.assign_us} µs; one durable SQLite commit: {result.commit_ms} ms")
-    print(f"{'a second':>8}  {'server':<25}{'p50 added, ms':>26}{'p99 added, ms':>28}{'p99 seen, ms':>28}  failed")
+    print(
+        f"{'a second':>8}  {'server':<25}{'p50 added, ms':>26}{'p99 added, ms':>28}{'p99 seen, ms':>28}"
+        f"{'processor, ms':>26}  failed"
+    )
     for row in result.rows:
         print(
             f"{row.rate:>8}  {row.server:<25}{row.added_p50_ms!s:>26}{row.added_p99_ms!s:>28}{row.p99_ms!s:>28}"
-            f"{row.failed:>8}"
+            f"{row.processor_ms!s:>26}{row.failed:>8}"
         )
 
 

@@ -107,6 +107,12 @@ class _Crowd:
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)
 
+    def lost(self, client: _Client) -> None:
+        """Servers close what was idle for some seconds; a request that was on its way there has failed."""
+        self._clients.remove(client)
+        if client in self._free:
+            self._free.remove(client)
+
     def freed(self, client: _Client) -> None:
         if self._due:
             client.send(self._request, *self._due.popleft())
@@ -114,7 +120,7 @@ class _Crowd:
             self._free.append(client)
 
     def close(self) -> None:
-        for client in self._clients:
+        for client in list(self._clients):
             client.transport.abort()
 
 
@@ -129,6 +135,9 @@ class _Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._crowd.lost(self)
 
     def send(self, request: bytes, due: float, counted: bool) -> None:
         self._due, self._counted = due, counted

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -37,6 +38,12 @@ class Target:
     name: str
     port: int
     model: str
+    process: int
+
+    def processor_seconds(self) -> float:
+        """What its process has used of the processor so far; a database server's work is not in it."""
+        used = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return sum(int(ticks) for ticks in used) / os.sysconf("SC_CLK_TCK")
 
     @property
     def request(self) -> bytes:
@@ -51,9 +58,10 @@ class Target:
 @contextmanager
 def running(name: str, port: int, model: str, folder: Path, command: Sequence[str]) -> Iterator[Target]:
     """Start `command`, wait until it answers on `port`, and end it afterwards."""
-    target, log = Target(name, port, model), folder / f"{name.replace(' ', '-')}.log"
+    log = folder / f"{name.replace(' ', '-')}.log"
     with log.open("wb") as said:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+    target = Target(name, port, model, process.pid)
     try:
         deadline = time.monotonic() + STARTING_SECONDS
         while not _answers(target):

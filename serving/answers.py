@@ -6,11 +6,11 @@ Knows the wire format only: every function is pure. Does not know who answered, 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
-from uuid import uuid4
 
 from evermoe.errors import EvermoeError
 
@@ -29,8 +29,24 @@ CODES = {400: "invalid_request", 401: "invalid_api_key", 403: "forbidden", 404: 
 
 
 def new_id(kind: Kind) -> str:
-    """A response id no other response has."""
-    return f"{PREFIXES[kind]}-{uuid4().hex}"
+    """A response id that no other response has and nobody guesses."""
+    return f"{PREFIXES[kind]}-{_random.read(16).hex()}"
+
+
+class _Random:
+    """The system's random bytes, read many at a time: each reading lets go of the interpreter, and waits to have it back."""
+
+    def __init__(self) -> None:
+        self._bytes, self._at = b"", 0
+
+    def read(self, count: int) -> bytes:
+        if self._at + count > len(self._bytes):
+            self._bytes, self._at = os.urandom(4096), 0
+        self._at += count
+        return self._bytes[self._at - count : self._at]
+
+
+_random = _Random()  # used by the event loop alone
 
 
 @dataclass(frozen=True)

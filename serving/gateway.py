@@ -9,11 +9,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from evermoe.errors import BadInput, EvermoeError
+from evermoe.errors import BadInput, EvermoeError, StorageUnavailable
 from monitoring.events import EventLog, Feedback, Receipt, Request
 from monitoring.rows import CLIENT_LEFT
 from serving.answers import Kind, Usage, new_id
@@ -22,6 +23,9 @@ from serving.router import Route, Router, checked_unit
 
 log = logging.getLogger("evermoe.serving")
 Clock = Callable[[], datetime]
+T = TypeVar("T")
+CONFIRM_SECONDS = 15.0
+"""How long an answer waits for its row: longer than a lock is waited for, and than a lost connection takes to be noticed."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,11 @@ class Gateway:
 
     async def record(self, row: Request) -> None:
         """Append a request; durable when this returns. Raises `StorageUnavailable`."""
-        # A client that leaves cancels this wait, not the write: a row once taken by the log is written.
-        await asyncio.wrap_future(self.events.append(row))
+        await _confirmed(self.events.append(row))
 
     async def feedback(self, feedback: Feedback) -> Receipt:
         """Append feedback; durable when this returns. Raises `NotFound`, `Conflict`, `StorageUnavailable`."""
-        return await asyncio.wrap_future(self.events.append(feedback))
+        return await _confirmed(self.events.append(feedback))
 
     async def _record_failure(self, asked: Asked, text: str, usage: Usage, reason: str) -> None:
         try:
@@ -158,6 +161,20 @@ class Gateway:
             error=more.get("error"),
             api_key=asked.api_key,
         )
+
+
+async def _confirmed(appended: Future[T]) -> T:
+    """Wait until a row is durable, as long as anyone would. Raises `StorageUnavailable`, then with its outcome unknown.
+
+    A client that leaves, and a wait that ends, cancel nothing: a row once taken by the log is written.
+    """
+    try:
+        async with asyncio.timeout(CONFIRM_SECONDS):
+            return await asyncio.wrap_future(appended)
+    except TimeoutError:
+        raise StorageUnavailable(
+            f"the event log's database did not confirm within {CONFIRM_SECONDS:.0f} s; ask again later"
+        ) from None
 
 
 def _reason(error: Exception) -> str:

@@ -15,10 +15,11 @@ from monitoring.metrics import Metrics
 from serving.access import Caller, needs
 from serving.answers import Usage
 from serving.bodies import ClassifyBody, FeedbackBody, read
+from serving.direct import Direct
 from serving.gateway import Gateway
 from serving.openapi import takes
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=Direct)
 
 
 @router.post("/classify", dependencies=[needs("ask")], openapi_extra=takes(ClassifyBody))

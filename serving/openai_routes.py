@@ -18,13 +18,14 @@ from evermoe.errors import EvermoeError, NotFound
 from serving.access import Caller, needs
 from serving.answers import TextAnswer, error_shape, event, model_card, model_list
 from serving.bodies import ChatBody, CompletionBody, read
+from serving.direct import Direct
 from serving.engine import Generation, Sampling
 from serving.gateway import Asked, Gateway
 from serving.openapi import takes
 from serving.router import MODEL
 
 log = logging.getLogger("evermoe.serving")
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=Direct)
 
 
 @router.get("/models", dependencies=[needs("ask", "read")])

@@ -366,3 +366,9 @@ def test_a_row_object_is_not_changed_by_writing_it(log: EventLog) -> None:
     copy = replace(row)
     log.record(row)
     assert row == copy
+
+
+def test_postgresql_is_asked_to_sync_each_commit_whatever_the_server_does_by_default(postgres_url: str) -> None:
+    careless = postgres_url.replace("-csearch_path", "-csynchronous_commit%3Doff -csearch_path")
+    with EventLog(careless) as log, log.engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"

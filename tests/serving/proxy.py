@@ -1,4 +1,4 @@
-"""A TCP proxy before a server, to be cut and mended: what a gateway sees of a database that stops."""
+"""A TCP proxy before a server, to be cut and mended, frozen and thawed: what a gateway sees of a database that stops."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ class Proxy:
         self._to = (host, port)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._flows = threading.Event()
+        self._flows.set()
         self._listener: socket.socket | None = None
         self.port = 0
         self.mend()
@@ -37,6 +39,14 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
+    def freeze(self) -> None:
+        """Hold back every byte, as a server does that is alive and does not answer."""
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        """Let go of what was held back."""
+        self._flows.set()
+
     def close(self) -> None:
         """Cut it for good."""
         if self._listener is not None:
@@ -56,6 +66,7 @@ class Proxy:
             try:
                 while True:
                     for end in select.select(list(ends), [], [])[0]:
+                        self._flows.wait()
                         data = end.recv(65536)
                         if not data:
                             return

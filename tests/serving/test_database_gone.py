@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from monitoring.events import EventLog
 from registry.ledger import Ledger
 from registry.rollout import Decision
+from serving import gateway
 from tests.serving.conftest import Served, wait_for
 from tests.serving.proxy import Proxy
 
@@ -135,6 +136,26 @@ def test_a_postgresql_that_stops_is_told_while_every_unit_keeps_its_arm(start: S
         goes_on(served, seen)
     assert "evermoe_plan_stale 0.0" in served.http.get("/metrics").text
     was_refused_clearly_and_recovered(served, seen, postgres_url)
+    proxy.close()
+
+
+def test_a_database_that_is_there_and_does_not_answer_is_waited_for_no_longer_than_anyone_would(
+    start: Start, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "CONFIRM_SECONDS", 1.0)
+    address = sa.make_url(postgres_url)
+    proxy = Proxy(address.host or "127.0.0.1", address.port or 5432)
+    served = start(database=address.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False))
+    served.open_rollout(share=0.3)
+    question = {"input": "fix the vlan option", "user": "ann"}
+    assert served.http.post("/v1/classify", json=question).status_code == 200
+    proxy.freeze()
+    refused = served.http.post("/v1/classify", json=question)
+    assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
+    assert "did not confirm within 1 s" in refused.json()["error"]["message"]
+    assert {served.http.get(path).status_code for path in ("/health", "/ready", "/metrics", "/v1/models")} == {200}
+    proxy.thaw()
+    wait_for(lambda: served.http.post("/v1/classify", json=question).status_code == 200, 60)
     proxy.close()
 
 
