@@ -79,6 +79,32 @@ def test_settling_leaves_alone_a_champion_that_was_chosen_since(controls: Contro
     assert aliases(controls) == ("1", None)
 
 
+def taken_back(controls: Controls) -> Decision:
+    rollout = on_trial(controls)
+    controls.apply(rollout, r.promote(rollout), "ann", LATER, verdict())
+    return Decision("revert", 0.0, "guardrail crossed: errors")
+
+
+def test_a_promotion_that_is_gone_back_from_brings_the_champion_before_it_back(controls: Controls) -> None:
+    decision = taken_back(controls)
+    after = controls.apply(controls.ledger.get("june"), decision, "flow rollout", LATER, verdict())
+    assert after.status == "reverted"
+    assert aliases(controls) == ("1", None)
+    assert [row.action for row in controls.ledger.history()] == ["open", "promote", "revert"]
+    assert controls.ledger.verify().ok
+
+
+def test_a_way_back_that_stopped_before_the_alias_is_made_good_once(controls: Controls) -> None:
+    decision = taken_back(controls)
+    controls.ledger.apply("june", decision, "flow rollout", LATER)  # and here the process died
+    assert aliases(controls) == ("2", None)
+    controls.settle()
+    assert aliases(controls) == ("1", None)
+    controls.versions.set_alias("champion", "2")  # a person insists
+    controls.settle()
+    assert aliases(controls) == ("2", None)
+
+
 @pytest.mark.parametrize("decide", [r.promote, r.pause, lambda rollout: r.set_share(rollout, 0.3)])
 def test_a_decision_is_carried_out_once_and_to_the_end_however_often_it_is_tried_again(
     controls: Controls, tmp_path: Path, decide: Callable[[Rollout], Decision]
