@@ -109,9 +109,10 @@ def live(
                 at = question.at + timedelta(days=generator.expovariate(1 / params.demo.feedback_delay_days))
                 told.append(Told(arm, float(right), propensity, question.unit, at, question.alike, question.at))
             question = next(waiting, None)
-        arrived = sorted((one for one in told if one.at <= now), key=lambda one: one.at)
+        in_time = (one for one in told if one.at <= now and one.at - one.requested_at <= policy.window)
+        arrived = sorted(in_time, key=lambda one: one.at)
         seen = arrived if aware else [replace(one, agreed=False) for one in arrived]
-        verdict = weigh(seen, policy.alpha, now, policy.window)
+        verdict = weigh(seen, policy.alpha, now)
         telling = sum(one.at >= rollout.step_started_at and not one.agreed for one in seen)
         rollout = transition(rollout, decide(rollout, verdict, policy, now, telling), now)
         if not rollout.open:

@@ -18,8 +18,8 @@ from flows.parts import Parts, open_parts, policy_of
 from flows.steps import at_moment, step
 from registry.controls import Controls
 from registry.evidence import Verdict
-from registry.evidence import weigh as weigh_all
 from registry.lease import Fenced
+from registry.outlook import weighed
 from registry.rollout import Decision, Policy, Rollout, decide, guard
 from registry.watching import watch, watch_promoted
 
@@ -68,9 +68,8 @@ def look_back(parts: Parts, controls: Controls, policy: Policy, now: datetime) -
 @step(name="weigh the evidence", retries=2, retry_delay_seconds=5)
 def weigh(parts: Parts, on_trial: Rollout, policy: Policy, now: datetime) -> tuple[Verdict, int]:
     """What the rewards that have arrived prove, and how many came since the share last changed."""
-    rewards = [reward for reward in parts.events.rewards(on_trial.id) if reward.at <= now]
-    telling = sum(reward.at >= on_trial.step_started_at and not reward.agreed for reward in rewards)
-    return weigh_all(rewards, policy.alpha, now, policy.window), telling
+    proof = weighed(parts.events.rewards(on_trial.id), policy, now)
+    return proof.verdict, sum(at >= on_trial.step_started_at for at in proof.told_at)
 
 
 @step(name="carry out the decision", retries=2, retry_delay_seconds=5)

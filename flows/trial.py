@@ -13,7 +13,7 @@ from flows.parts import Parts, policy_of
 from flows.steps import step
 from monitoring.checks import CHECKS
 from registry.controls import Controls
-from registry.evidence import weigh
+from registry.outlook import weighed
 from registry.rollout import make_way, new_rollout
 from registry.starting import salt_of
 from registry.versions import Version
@@ -66,7 +66,7 @@ def put_on_trial(parts: Parts, challenger: Version, period: str, now: datetime) 
     policy = policy_of(parts.params)
     undecided = parts.ledger.running()
     if undecided is not None:
-        verdict = weigh(parts.events.rewards(undecided.id), policy.alpha, now, policy.window)
+        verdict = weighed(parts.events.rewards(undecided.id), policy, now).verdict
         decision = make_way(undecided, verdict, period)
         controls.apply(undecided, decision, by="flow monthly", now=now, verdict=verdict)
         if decision.action == "hold":

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal, Protocol
 
 import numpy as np
@@ -158,8 +158,8 @@ class Rewarded(Protocol):
     def requested_at(self) -> datetime: ...
 
 
-def weigh(rewards: Iterable[Rewarded], alpha: float, now: datetime, window: timedelta | None = None) -> Verdict:
-    """The verdict on rewards in order of arrival, those after `now` left out, and those later than `window` after their request.
+def weigh(rewards: Iterable[Rewarded], alpha: float, now: datetime) -> Verdict:
+    """The verdict on rewards in order of arrival, those after `now` left out.
 
     A reward for an answer that both arms give is left out: there the arms are known to be equal, so it is noise, and a small
     lift over all requests is a large one where they differ. What both would answer does not depend on which one did, so the
@@ -168,7 +168,7 @@ def weigh(rewards: Iterable[Rewarded], alpha: float, now: datetime, window: time
     """
     evidence, agreed = Evidence(alpha), 0
     for one in rewards:
-        if one.at > now or (window is not None and one.at - one.requested_at > window):
+        if one.at > now:
             continue
         if one.agreed:
             agreed += 1

@@ -17,7 +17,7 @@ from monitoring.glance import Glance, glance
 from registry import rollout as machine
 from registry import starting
 from registry.controls import Controls
-from registry.evidence import Verdict, weigh
+from registry.evidence import Verdict
 from registry.ledger import AuditRow, Plan
 from registry.looks import Look, Looks
 from registry.outlook import Weighed, in_time, weighed
@@ -133,7 +133,7 @@ class Rollouts:
 
     def verdict(self, rollout: Rollout, now: datetime) -> Verdict:
         """What the rewards of a rollout that had arrived by `now` prove."""
-        return weigh(self._events.rewards(rollout.id), self.policy.alpha, now, self.policy.window)
+        return weighed(self._events.rewards(rollout.id), self.policy, now).verdict
 
     def start(self, version: str, *, by: str, reason: str, now: datetime) -> Rollout:
         """Put a version on trial. Raises as `starting.start` does."""

@@ -235,13 +235,6 @@ def test_ten_thousand_feedbacks_of_one_unit_move_a_verdict_no_more_than_one() ->
     assert often == once
 
 
-def test_feedback_later_than_its_window_is_not_weighed() -> None:
-    late = [replace(one, requested_at=one.at - timedelta(days=3)) for one in told(10, 1.0, seed=1)]
-    end, window = START + timedelta(days=1), timedelta(days=2)
-    assert weigh(late, 0.05, end, window).rewards == {"champion": 0, "challenger": 0}
-    assert sum(weigh(late, 0.05, end, timedelta(days=3)).rewards.values()) == 10
-
-
 def test_rewards_after_now_are_not_weighed() -> None:
     rewards = told(10, 1.0, seed=1)
     assert sum(weigh(rewards, 0.05, rewards[4].at).rewards.values()) == 5
