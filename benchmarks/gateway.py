@@ -246,7 +246,10 @@ def main() -> None:
         assigning, committing = assignment_us(spared), commit_ms(folder, 20 if options.quick else 200)
         targets = start_all(stack, folder, options.postgres, options.rival)
         result = Result(assigning, committing, repeats, measure(targets, repeats, seconds))
-    print(json.dumps(asdict(result))) if options.json else show(result)
+    if options.json:  # JSON has no infinity: a percentile of requests that were not answered is null
+        print(json.dumps(json.loads(json.dumps(asdict(result)), parse_constant=lambda _: None)))
+    else:
+        show(result)
 
 
 if __name__ == "__main__":
