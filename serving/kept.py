@@ -41,14 +41,15 @@ class Kept(Generic[T]):
         self._making: asyncio.Future[None] | None = None
 
     async def get(self, key: Hashable, make: Callable[[], T], patience: float) -> Latest[T]:
-        """The figures of `key`: new ones if they are ready within `patience` seconds, else the last ones. Never raises what
-        `make` raises; `problem` tells."""
+        """The figures of `key`: new ones if they are ready within `patience` seconds, else the last ones; for those, if they are
+        hardly too old, only a third of it is waited. Never raises what `make` raises; `problem` tells."""
         if key != self._key:
             self._key, self._value, self._made_at, self._problem, self._making = key, None, float("-inf"), "", None
         if time.monotonic() - self._made_at > self._lasts:
             if self._making is None or self._making.done():
                 self._making = asyncio.ensure_future(self._make(key, make))
-            await asyncio.wait({self._making}, timeout=patience)
+            hardly = time.monotonic() - self._made_at < 10 * self._lasts
+            await asyncio.wait({self._making}, timeout=patience / 3 if hardly else patience)
         return Latest(self._value, time.monotonic() - self._made_at, self._problem)
 
     async def _make(self, key: Hashable, make: Callable[[], T]) -> None:
