@@ -14,7 +14,7 @@ from registry.rollout import Rollout, Watch
 from serving.kept import Kept, Latest
 from serving.rollouts import Proof, Registered, Rollouts, Traffic
 
-LASTS, PATIENCE = 3.0, 0.3
+LASTS, PATIENCE = 3.0, 0.25
 """Seconds: how old figures may be before newer ones are made, and how long a page waits for those."""
 
 

@@ -81,7 +81,7 @@ def moment(at: datetime) -> str:
 
 def code(text: str) -> Markup:
     """Text as HTML, what stands between backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _environment() -> Environment:
@@ -96,6 +96,7 @@ def _environment() -> Environment:
         "time": moment,
         "iso": lambda at: at.astimezone(UTC).isoformat(timespec="seconds"),
         "percent": lambda share: f"{100 * share:.3g}%",
+        "rate": lambda rate: f"{100 * rate:.2g}%" if rate < 0.995 else f"{100 * rate:.0f}%",
         "signed": lambda lift: f"{lift:+.3f}".replace("-", "−"),
         "axis": lambda lift: f"{lift:+.3g}".replace("-", "−") if lift else "0",
         "evidence": evidence,

@@ -13,7 +13,7 @@ from serving.kept import Kept
 
 def with_kept(play: Callable[[Kept[int]], object], lasts: float = 3600.0) -> None:
     with ThreadPoolExecutor(1) as pool:
-        asyncio.run(play(Kept(pool, lasts)))  # type: ignore[arg-type]
+        asyncio.run(play(Kept(pool, lasts, dearer=0.0)))  # type: ignore[arg-type]
 
 
 def test_figures_are_made_once_and_kept() -> None:
