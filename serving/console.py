@@ -169,7 +169,7 @@ def _trial(rollout: Rollout, shown: Shown, policy: Policy, history: tuple[AuditR
         rollout=rollout,
         policy=policy,
         outlook=ahead,
-        why=_why(rollout, ahead, policy) if ahead else "",
+        why=waits_for(rollout, ahead, policy) if ahead else "",
         chart=chart(proof.looks, own) if proof else None,
         weighed_at=proof.weighed.verdict.at if proof else None,
         stale_seconds=shown.proof.age_seconds if proof else 0.0,
@@ -180,7 +180,7 @@ def _trial(rollout: Rollout, shown: Shown, policy: Policy, history: tuple[AuditR
     )
 
 
-def _why(rollout: Rollout, ahead: Outlook, policy: Policy) -> str:
+def waits_for(rollout: Rollout, ahead: Outlook, policy: Policy) -> str:
     """The string that says what the rollout waits for: of what `registry.rollout.decide` weighs, what decides now."""
     if ahead.next.action == "abort" and ahead.watch.crossed:
         return "why_guardrail"
