@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Engine, exc, select
@@ -238,7 +238,7 @@ class PreparedInsert:
         return {name: values[name] if change is None else change(values[name]) for name, change in self.to_driver}
 
 
-@cache
+@lru_cache(maxsize=8)  # a dialect is an engine's own, and engines come and go
 def _prepared_insert(dialect: Dialect) -> PreparedInsert:
     family = postgresql if dialect.name == "postgresql" else sqlite
     spoken = dialect if dialect.name == "postgresql" else sqlite.dialect(paramstyle="named")
