@@ -213,7 +213,7 @@ def not_found(served: Served, id: str) -> None:
     assert refused.json()["error"]["message"].startswith("no rollout ")
     form = served.http.post(f"/v1/rollouts/{id}/abort", data=WHO)
     assert form.status_code == 404
-    assert "no rollout " in Text(form.text).said
+    assert "No rollout " in Text(form.text).said
 
 
 class Text(HTMLParser):
