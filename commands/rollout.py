@@ -184,15 +184,18 @@ def abort(
 def replay(
     rollout: Annotated[str | None, typer.Argument(help="Whose log; without it, the rollout opened last.")] = None,
     shares: Annotated[str, typer.Option(help="The ramp to judge, as in 0.1,0.5; one share is kept throughout.")] = "",
-    min_rewards: Annotated[int | None, typer.Option(help="Rewards before each step; as params.yaml has it.")] = None,
+    min_rewards: Annotated[
+        int | None, typer.Option(help="Rewards before each step; without it, as params.yaml has it.", min=1)
+    ] = None,
     hours: Annotated[float, typer.Option(help="Between two looks.", min=0.01)] = 1.0,
     home: Annotated[Path | None, HOME] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Judge a ramp off-line: what it would have been worth on a rollout's log, before it meets a user."""
     from flows.parts import policy_of
-    from registry.offline import Fixed, Ramp
+    from registry.offline import FEWEST_EFFECTIVE, Fixed, Ramp
     from registry.offline import replay as live_again
+    from registry.outlook import in_time
 
     with parts_of(home) as parts:
         known = parts.ledger.list()
@@ -205,7 +208,7 @@ def replay(
         chooser = (
             Fixed(ramp[0]) if shares and len(ramp) == 1 else Ramp(policy, chosen.opened_at, timedelta(hours=hours))
         )
-        found = live_again(parts.events.rewards(chosen.id), chooser)
+        found = live_again(in_time(parts.events.rewards(chosen.id), policy, datetime.now(UTC)), chooser)
     if as_json:
         typer.echo(json.dumps({"rollout": chosen.id, "shares": ramp, **asdict(found)}))
         return
@@ -216,7 +219,8 @@ def replay(
     )
     if not found.enough:
         typer.echo(
-            f"  believe nothing of it: the log is worth {found.effective:.0f} units of this policy, 50 are the least"
+            f"  believe nothing of it: the log is worth {found.effective:.0f} units of this policy, "
+            f"{FEWEST_EFFECTIVE:.0f} are the least"
         )
 
 

@@ -132,13 +132,13 @@ class DriftParams(Section):
 class GuardrailParams(Section):
     """What stops a version whatever its rewards say; see `registry/guardrails.py`."""
 
-    alpha: float = 0.01
-    errors: float = 0.03
-    slow: float = 0.05
-    slow_ms: float = 5000.0
-    empty: float = 0.05
-    refusals: tuple[str, ...] = ()
-    days: float = 7.0
+    alpha: float
+    errors: float
+    slow: float
+    slow_ms: float
+    empty: float
+    refusals: tuple[str, ...]
+    days: float
 
 
 class RolloutParams(Section):
@@ -148,9 +148,9 @@ class RolloutParams(Section):
     shares: tuple[float, ...]
     min_rewards_per_step: int
     max_days: int
-    max_rewards: int = 60_000
-    feedback_days: float = 14.0
-    guardrails: GuardrailParams = GuardrailParams()
+    max_rewards: int
+    feedback_days: float
+    guardrails: GuardrailParams
     holdout: float = 0.0
     overrides: dict[str, Literal["champion", "challenger"]] = {}
 

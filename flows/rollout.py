@@ -19,8 +19,8 @@ from flows.steps import at_moment, step
 from registry.controls import Controls
 from registry.evidence import Verdict
 from registry.lease import Fenced
-from registry.outlook import weighed
-from registry.rollout import Decision, Policy, Rollout, decide, guard
+from registry.outlook import Weighed, outlook, weighed
+from registry.rollout import Decision, Policy, Rollout, guard, is_watched
 from registry.watching import watch, watch_promoted
 
 log = logging.getLogger("evermoe.flows")
@@ -43,9 +43,9 @@ def rollout(now: datetime | None = None) -> Decision | None:
         on_trial = parts.ledger.running()
         if on_trial is None:
             return look_back(parts, controls, policy, now)
-        verdict, since_step = weigh(parts, on_trial, policy, now)
-        decision = decide(on_trial, verdict, policy, now, since_step, watch(parts.events, on_trial, policy, now))
-        return decision if carry_out(controls, on_trial, decision, verdict, now) else None
+        proof = weigh(parts, on_trial, policy, now)
+        ahead = outlook(on_trial, proof, policy, now, watch(parts.events, on_trial, policy, now))
+        return ahead.next if carry_out(controls, on_trial, ahead.next, ahead.verdict, now) else None
 
 
 def look_back(parts: Parts, controls: Controls, policy: Policy, now: datetime) -> Decision | None:
@@ -54,22 +54,19 @@ def look_back(parts: Parts, controls: Controls, policy: Policy, now: datetime) -
     While another rollout is open this rests: that one compares with the new champion, and holds its guardrails against it.
     """
     last = next(reversed(parts.ledger.list()), None)
-    if last is None or last.status != "promoted" or last.closed_at is None:
-        return None
-    if (now - last.closed_at).total_seconds() > policy.limits.days * 86_400:
+    if last is None or last.closed_at is None or not is_watched(last, policy, now):
         return None
     decision = guard(last, watch_promoted(parts.events, last, policy, now), policy, now)
     if decision.action == "hold":
         return None
-    verdict, _ = weigh(parts, last, policy, last.closed_at)
-    return decision if carry_out(controls, last, decision, verdict, now) else None
+    proof = weigh(parts, last, policy, last.closed_at)
+    return decision if carry_out(controls, last, decision, proof.verdict, now) else None
 
 
 @step(name="weigh the evidence", retries=2, retry_delay_seconds=5)
-def weigh(parts: Parts, on_trial: Rollout, policy: Policy, now: datetime) -> tuple[Verdict, int]:
-    """What the rewards that have arrived prove, and how many came since the share last changed."""
-    proof = weighed(parts.events.rewards(on_trial.id), policy, now)
-    return proof.verdict, sum(at >= on_trial.step_started_at for at in proof.told_at)
+def weigh(parts: Parts, on_trial: Rollout, policy: Policy, now: datetime) -> Weighed:
+    """What the rewards that have arrived prove."""
+    return weighed(parts.events.rewards(on_trial.id), policy, now)
 
 
 @step(name="carry out the decision", retries=2, retry_delay_seconds=5)

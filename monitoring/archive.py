@@ -122,16 +122,19 @@ def manifest(folder: Path) -> tuple[Month, ...]:
         raise BadInput(f"{folder / MANIFEST} cannot be read ({error}); restore it, or export to a new folder") from None
 
 
+def start_of(month: str) -> datetime:
+    """The first instant of a month `YYYY-MM`."""
+    return datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
+
+
 def end_of(month: str) -> datetime:
-    """The first instant after a month `YYYY-MM`."""
-    start = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
-    return (start + timedelta(days=31)).replace(day=1)
+    """The first instant after it."""
+    return (start_of(month) + timedelta(days=31)).replace(day=1)
 
 
 def in_month(month: str) -> Any:
     """Requests asked in the month."""
-    start = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
-    return (requests.c.at >= start) & (requests.c.at < end_of(month))
+    return (requests.c.at >= start_of(month)) & (requests.c.at < end_of(month))
 
 
 def told_since(engine: Engine, month: str, since: datetime) -> bool:

@@ -25,6 +25,7 @@ from registry.signals import Signal
 
 Status = Literal["running", "paused", "promoted", "aborted", "inconclusive", "reverted"]
 Action = Literal["hold", "advance", "share", "pause", "resume", "promote", "abort", "inconclusive", "revert"]
+Cause = Literal["paused", "top", "harm", "few", "guardrail"]
 
 OPEN: tuple[Status, ...] = ("running", "paused")
 CLOSES: dict[str, Status] = {"promote": "promoted", "abort": "aborted", "inconclusive": "inconclusive"}
@@ -109,11 +110,15 @@ class Watch:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with a rollout, the challenger's share after it, and why."""
+    """What to do with a rollout, the challenger's share after it, and why.
+
+    `cause` names what decided where the action alone does not say it: what a hold waits for, or a guardrail.
+    """
 
     action: Action
     share: float
     reason: str
+    cause: Cause | None = None
 
 
 def new_rollout(
@@ -142,9 +147,9 @@ def decide(
     if not rollout.open:
         return _hold(rollout, f"already {rollout.status}")
     if watch.crossed:
-        return Decision("abort", 0.0, f"{watch.crossed}; {verdict.reason}")
+        return Decision("abort", 0.0, f"{watch.crossed}; {verdict.reason}", "guardrail")
     if rollout.status == "paused":
-        return _hold(rollout, f"paused; {verdict.reason}")
+        return _hold(rollout, f"paused; {verdict.reason}", "paused")
     if watch.alarm:
         return Decision("pause", rollout.share, f"{watch.alarm}; {verdict.reason}")
     if verdict.decision == "promote":
@@ -167,25 +172,31 @@ def _spent(rollout: Rollout, verdict: Verdict, policy: Policy, now: datetime) ->
 def _climb(rollout: Rollout, verdict: Verdict, policy: Policy, rewards_since_step: int) -> Decision:
     higher = next((share for share in policy.shares if share > rollout.share), None)
     if higher is None:
-        return _hold(rollout, f"at the top of the ramp; {verdict.reason}")
+        return _hold(rollout, f"at the top of the ramp; {verdict.reason}", "top")
     if verdict.e_abort >= verdict.threshold**0.5:
-        return _hold(rollout, f"a smell of harm keeps the share at {rollout.share:g}; {verdict.reason}")
+        return _hold(rollout, f"a smell of harm keeps the share at {rollout.share:g}; {verdict.reason}", "harm")
     if rewards_since_step < policy.min_rewards_per_step:
         return _hold(
             rollout,
             f"{rewards_since_step} of {policy.min_rewards_per_step} rewards at share {rollout.share:g}; {verdict.reason}",
+            "few",
         )
     return Decision(
         "advance", higher, f"{rewards_since_step} rewards at share {rollout.share:g} without harm; {verdict.reason}"
     )
 
 
+def is_watched(rollout: Rollout, policy: Policy, now: datetime) -> bool:
+    """Whether it was promoted so lately that its guardrails may still bring the champion before it back."""
+    if rollout.status != "promoted" or rollout.closed_at is None:
+        return False
+    return now - rollout.closed_at <= timedelta(days=policy.limits.days)
+
+
 def guard(rollout: Rollout, watch: Watch, policy: Policy, now: datetime) -> Decision:
     """What becomes of a promoted version in its first days: it stays, or the champion before it comes back."""
-    if rollout.status != "promoted" or rollout.closed_at is None:
-        return _hold(rollout, f"{rollout.status}, so there is nothing to go back from")
-    if now - rollout.closed_at > timedelta(days=policy.limits.days):
-        return _hold(rollout, f"promoted {policy.limits.days:g} days ago or more; it is watched no longer")
+    if not is_watched(rollout, policy, now):
+        return _hold(rollout, f"{rollout.status}, and not within {policy.limits.days:g} days of a promotion")
     if watch.crossed:
         return Decision("revert", 0.0, f"{watch.crossed}; version {rollout.champion} is champion again")
     return _hold(rollout, "; ".join(one.reason for one in watch.guardrails))
@@ -264,8 +275,8 @@ def _changed(rollout: Rollout, **changes: object) -> Rollout:
     return replace(rollout, revision=rollout.revision + 1, **changes)  # type: ignore[arg-type]
 
 
-def _hold(rollout: Rollout, reason: str) -> Decision:
-    return Decision("hold", rollout.share, reason)
+def _hold(rollout: Rollout, reason: str, cause: Cause | None = None) -> Decision:
+    return Decision("hold", rollout.share, reason, cause)
 
 
 def _require(rollout: Rollout, action: str, allowed: tuple[Status, ...]) -> None:

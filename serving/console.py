@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TypeVar
 
 from fastapi import APIRouter, Request
@@ -21,7 +21,7 @@ from monitoring.glance import ArmGlance
 from registry.assignment import CHALLENGER, CHAMPION
 from registry.ledger import AuditRow
 from registry.outlook import Outlook, outlook
-from registry.rollout import Policy, Rollout, Watch
+from registry.rollout import Policy, Rollout, Watch, is_watched
 from registry.versions import Version
 from serving import pages
 from serving.access import Access, Caller, needs
@@ -121,7 +121,7 @@ async def render(request: Request, said: str = "", status: int = 200) -> Respons
 
     async def read(what: Callable[[], T]) -> T | None:
         try:
-            return await asyncio.to_thread(what)
+            return await figures.anew(what)
         except EvermoeError as error:
             problems.append(str(error))
             return None
@@ -169,7 +169,7 @@ def _trial(rollout: Rollout, shown: Shown, policy: Policy, history: tuple[AuditR
         rollout=rollout,
         policy=policy,
         outlook=ahead,
-        why=waits_for(rollout, ahead, policy) if ahead else "",
+        why=waits_for(ahead) if ahead else "",
         chart=chart(proof.looks, own) if proof else None,
         weighed_at=proof.weighed.verdict.at if proof else None,
         stale_seconds=shown.proof.age_seconds if proof else 0.0,
@@ -180,19 +180,9 @@ def _trial(rollout: Rollout, shown: Shown, policy: Policy, history: tuple[AuditR
     )
 
 
-def waits_for(rollout: Rollout, ahead: Outlook, policy: Policy) -> str:
-    """The string that says what the rollout waits for: of what `registry.rollout.decide` weighs, what decides now."""
-    if ahead.next.action == "abort" and ahead.watch.crossed:
-        return "why_guardrail"
-    if ahead.next.action != "hold":
-        return f"why_{ahead.next.action}"
-    if rollout.status == "paused":
-        return "why_paused"
-    if rollout.share >= max(policy.shares):
-        return "why_top"
-    if ahead.verdict.e_abort >= ahead.verdict.threshold**0.5:
-        return "why_harm"
-    return "why_few" if ahead.since_step < policy.min_rewards_per_step else "why_hold"
+def waits_for(ahead: Outlook) -> str:
+    """The string that says what the rollout waits for: the cause of the next decision, or what it does."""
+    return f"why_{ahead.next.cause or ahead.next.action}"
 
 
 def _actions(rollout: Rollout) -> tuple[str, ...]:
@@ -202,10 +192,7 @@ def _actions(rollout: Rollout) -> tuple[str, ...]:
 
 
 def _watched(rollouts: tuple[Rollout, ...], policy: Policy, now: datetime) -> Rollout | None:
-    last = rollouts[0] if rollouts else None
-    if last is None or last.status != "promoted" or last.closed_at is None:
-        return None
-    return last if now - last.closed_at <= timedelta(days=policy.limits.days) else None
+    return next((last for last in rollouts[:1] if is_watched(last, policy, now)), None)
 
 
 def _startable(

@@ -6,16 +6,22 @@ Knows what takes long and how long a page waits for it. Does not know how a page
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
+from evermoe.errors import StorageUnavailable
 from registry.rollout import Rollout, Watch
 from serving.kept import Kept, Latest
 from serving.rollouts import Proof, Registered, Rollouts, Traffic
 
 LASTS, PATIENCE = 3.0, 0.25
 """Seconds: how old figures may be before newer ones are made, and how long a page waits for those."""
+ANEW_SECONDS = 5.0
+"""How long a page waits for what it reads anew: a database that is there and says nothing must not keep it for ever."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Figures:
 
     def __init__(self, rollouts: Rollouts, *, lasts: float = LASTS, patience: float = PATIENCE) -> None:
         self._rollouts, self._patience = rollouts, patience
+        self._state_reader = ThreadPoolExecutor(4, "state")
         self._log_reader = ThreadPoolExecutor(1, "figures")
         self._mlflow_reader = ThreadPoolExecutor(1, "registry")
         self._proof: Kept[Proof] = Kept(self._log_reader, lasts)
@@ -53,18 +60,28 @@ class Figures:
         )
         return Shown(proof, watch, traffic, registered)
 
+    async def anew(self, read: Callable[[], T]) -> T:
+        """What `read` says now. Raises what it raises, and `StorageUnavailable` where it takes too long."""
+        try:
+            async with asyncio.timeout(ANEW_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._state_reader, read)
+        except TimeoutError:
+            raise StorageUnavailable(
+                f"the database did not answer within {ANEW_SECONDS:g} s, and what it would tell is missing here"
+            ) from None
+
     async def _registry(self) -> Latest[Registered]:
         return await self._registered.get("registry", self._rollouts.registered, self._patience)
 
     async def warm(self, now: datetime) -> None:
         """Make the figures before anyone looks. Never raises."""
         try:
-            rollout = await asyncio.to_thread(self._rollouts.running)
+            rollout = await self.anew(self._rollouts.running)
         except Exception:
             return  # the first page tells
         await self.read(rollout, now)
 
     def close(self) -> None:
         """Free the reading threads without waiting for a read that hangs."""
-        for pool in (self._log_reader, self._mlflow_reader):
+        for pool in (self._state_reader, self._log_reader, self._mlflow_reader):
             pool.shutdown(wait=False, cancel_futures=True)

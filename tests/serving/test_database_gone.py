@@ -154,6 +154,8 @@ def test_a_database_that_is_there_and_does_not_answer_is_waited_for_no_longer_th
     assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
     assert "did not confirm within 1 s" in refused.json()["error"]["message"]
     assert {served.http.get(path).status_code for path in ("/health", "/ready", "/metrics", "/v1/models")} == {200}
+    page = served.http.get("/", timeout=30)
+    assert (page.status_code, "The database did not answer within 5 s" in page.text) == (200, True)
     proxy.thaw()
     wait_for(lambda: served.http.post("/v1/classify", json=question).status_code == 200, 60)
     proxy.close()

@@ -43,5 +43,5 @@ def test_what_it_waits_for_is_what_the_next_step_weighs(
     rollout: Rollout, verdict: Verdict, rewards: int, watch: Watch, why: str
 ) -> None:
     ahead = outlook(rollout, Weighed(verdict, (NOON,) * rewards), POLICY, NOON, watch)
-    assert waits_for(rollout, ahead, POLICY) == why
+    assert waits_for(ahead) == why
     assert all(why in words for words in WORDS.values())
