@@ -238,6 +238,12 @@ def main() -> None:
     parser.add_argument("--rival", type=Path, help="the Python of an environment that has litellm[proxy]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
+    if options.repeats < 1:
+        parser.error(f"--repeats {options.repeats}: give 1 or more")
+    if options.rival and not (options.rival.parent / "litellm").is_file():
+        parser.error(
+            f"--rival {options.rival}: there is no litellm beside it; install litellm[proxy] into an environment"
+        )
     silence()
     repeats, seconds = (2, dict.fromkeys(SECONDS, 1.0)) if options.quick else (options.repeats, SECONDS)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Boolean, Connection, DateTime, Engine, Float, Table, Text, delete, func, select, type_coerce
 
-from evermoe.errors import BadInput, Conflict
+from evermoe.errors import BadInput, Conflict, StorageUnavailable
 from monitoring.database import storage_errors, writing
 from monitoring.schema import AnyText, AsJson, UtcDateTime, feedback, requests
 
@@ -66,11 +67,12 @@ def export(engine: Engine, before: datetime, folder: Path) -> tuple[Month, ...]:
     """Write every month that ended by `before` and still has rows in the database; returns those that were written.
 
     A month that is there already is written anew, because feedback comes late; one whose rows have left the database is left
-    alone, and rows that came after that make another part. Raises `Conflict` for a month whose pruning was broken off.
+    alone, and rows that came after that make another part. Raises `Conflict` for a month whose pruning was broken off, and
+    `StorageUnavailable` for a folder that cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
-    with storage_errors(engine), engine.connect() as connection:
+    with _writing_to(folder), storage_errors(engine), engine.connect() as connection:
+        folder.mkdir(parents=True, exist_ok=True)
         first = connection.scalar(select(func.min(requests.c.at)))
         month = first.astimezone(UTC).strftime("%Y-%m") if first else ""
         while first and end_of(month) <= before:
@@ -91,7 +93,7 @@ def prune(
     for month in manifest(folder):
         if month.state == "pruned" or end_of(month.month) > before:
             continue
-        with storage_errors(engine):
+        with _writing_to(folder), storage_errors(engine):
             reason = keep(month.month) or _damage(folder, month) or _difference(engine, folder, month)
             if reason is not None:
                 kept.append(Kept(month.month, reason))
@@ -101,9 +103,17 @@ def prune(
                 for rows in _read(folder / file.name):
                     with writing(engine) as connection:
                         _delete(connection, table, rows)
-        _note(folder, gone := replace(month, state="pruned"))
+            _note(folder, gone := replace(month, state="pruned"))
         pruned.append(gone)
     return tuple(pruned), tuple(kept)
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageUnavailable(f"{folder} cannot be written or read: {error.strerror or error}") from None
 
 
 def manifest(folder: Path) -> tuple[Month, ...]:

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from rows_for_tests import a_feedback, a_request
 
-from evermoe.errors import BadInput, Conflict
+from evermoe.errors import BadInput, Conflict, StorageUnavailable
 from monitoring import archive
 from monitoring.events import Counts, EventLog
 from tests.drills.killed import Say, Victim
@@ -179,3 +179,13 @@ def test_a_kill_in_between_loses_no_row_and_leaves_none_twice(
     assert len(asked) == len({row["id"] for row in asked}) == 8 * 300
     assert len(told) == len({row["key"] for row in told}) == 8 * 150
     assert list(folder.glob("*.part")) == []
+
+
+def test_a_folder_that_is_none_is_told_in_one_line_and_nothing_leaves_the_database(
+    filled: EventLog, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    before = filled.counts()
+    with pytest.raises(StorageUnavailable, match="taken cannot be written"):
+        archive.export(filled.engine, IN_JULY, tmp_path / "taken")
+    assert filled.counts() == before
