@@ -85,8 +85,13 @@ def _prepare_postgresql(connection: Any, _: Any) -> None:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that may write. SQLite takes its write lock now: upgrading a read lock later fails without waiting."""
-    with engine.connect().execution_options(evermoe_writes=True) as connection, connection.begin():
+    with writer_of(engine) as connection, connection.begin():
         yield connection
+
+
+def writer_of(engine: Engine) -> Connection:
+    """A connection whose transactions may write (see `writing`), for whoever begins them and closes it."""
+    return engine.connect().execution_options(evermoe_writes=True)
 
 
 @contextmanager

@@ -3,6 +3,9 @@
 Group commit: rows queue up while a transaction is being flushed, and the next transaction takes them all, so the cost of a
 flush is shared by as many callers as are waiting. A row's future is resolved after the commit that holds it, never before.
 
+The thread keeps its connection from batch to batch: asking a pool for one takes longer than most rows do. Where it was cut
+meanwhile (the database was restarted) the batch is written again on a fresh one, which ids and keys make harmless.
+
 When a batch cannot be written (full disk, locked or lost database) its futures fail with `StorageUnavailable` and the
 thread goes on with the next batch on a fresh connection; nothing has to be restarted when the database comes back. When a
 commit itself fails its outcome is unknown, and the same error is given: append the same row again, its id or key makes
@@ -16,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from functools import lru_cache
@@ -25,7 +29,7 @@ from sqlalchemy import Connection, Dialect, Engine, exc, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evermoe.errors import BadInput, Conflict, EvermoeError, Expired, NotFound, StorageUnavailable
-from monitoring.database import is_storage_failure, unavailable, writing
+from monitoring.database import is_storage_failure, unavailable, writer_of
 from monitoring.rows import Feedback, Receipt, Request, Row, check, reward_of
 from monitoring.schema import feedback, requests
 
@@ -66,6 +70,7 @@ class Writer:
         self._changed = threading.Condition()
         self._closed = False
         self._busy_since: float | None = None
+        self._connection: Connection | None = None  # the thread's own
         self._thread = threading.Thread(target=self._run, name="event-log-writer", daemon=True)
         self._thread.start()
 
@@ -115,14 +120,15 @@ class Writer:
                 batch = [self._queue.popleft() for _ in range(min(self._batch_limit, len(self._queue)))]
                 self._busy_since = time.monotonic()
             if not batch:
+                self._hang_up()
                 return
             self._write(batch)
 
     def _write(self, batch: list[Job]) -> None:
         try:
-            with writing(self._engine) as connection:
-                store(connection, batch, self._feedback_window)
+            self._commit(batch)
         except Exception as error:
+            self._hang_up()
             if isinstance(error, exc.SQLAlchemyError) and is_storage_failure(error) and not _may_be_of_a_row(error):
                 self._engine.dispose()  # whatever broke, the next batch starts on a fresh connection
                 for job in batch:
@@ -138,6 +144,28 @@ class Writer:
                 job.future.set_exception(job.outcome)
             else:
                 job.future.set_result(job.outcome)
+
+    def _commit(self, batch: Sequence[Job]) -> None:
+        """One transaction; on a fresh connection where the one that was kept turns out to be cut before anything was committed."""
+        kept = self._connection is not None
+        connection = self._connection = self._connection or writer_of(self._engine)
+        transaction = connection.begin()
+        try:
+            store(connection, batch, self._feedback_window)
+        except exc.DBAPIError as error:
+            if not (kept and error.connection_invalidated):
+                raise
+            self._hang_up()
+            self._commit(batch)
+        else:
+            transaction.commit()
+
+    def _hang_up(self) -> None:
+        """Give the connection back, whatever state it is in."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(exc.SQLAlchemyError):
+                connection.close()
 
     def _blame(self, job: Job, error: Exception) -> Exception:
         """Why one row, alone in its transaction, was refused."""

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +25,7 @@ from serving import console, health, native_routes, openai_routes, openapi, roll
 from serving.access import Access
 from serving.answers import error_headers, error_shape
 from serving.console import Links
+from serving.direct import Straight
 from serving.engine import Engine
 from serving.figures import Figures
 from serving.gateway import Clock, Gateway
@@ -77,7 +79,12 @@ def create_app(
             await asyncio.to_thread(engine.close)
             await asyncio.to_thread(events.close)
 
-    app = FastAPI(title="Evermoe", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
+    silent: TelemetryConfig = {
+        "tracing": False,
+        "metrics": False,
+        "logs": False,
+    }  # nothing leaves unless asked; see /metrics
+    app = FastAPI(title="Evermoe", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None, telemetry=silent)
     app.state.gateway = gateway
     app.state.access = access
     app.state.rollouts = rollouts
@@ -87,11 +94,12 @@ def create_app(
     for part in (openai_routes, native_routes, rollout_routes, health, console, sign_in, openapi):
         app.include_router(part.router)
     app.state.metrics = health.gateway_metrics(gateway)
+    answering = (*openai_routes.router.routes, *native_routes.router.routes)
+    app.add_middleware(Straight, routes=answering, refusals=REFUSALS)
     app.add_middleware(Unexpected)
     app.add_middleware(health.Metered, metrics=app.state.metrics)
-    app.add_exception_handler(EvermoeError, _refuse)
-    app.add_exception_handler(HTTPException, _refuse_http)
-    app.add_exception_handler(ClientDisconnect, _client_left)
+    for error, refusal in REFUSALS.items():
+        app.add_exception_handler(error, refusal)
     return app
 
 
@@ -113,6 +121,10 @@ async def _refuse_http(request: Request, error: Exception) -> Response:
 
 async def _client_left(request: Request, error: Exception) -> Response:
     return Response(status_code=400)
+
+
+REFUSALS = {EvermoeError: _refuse, HTTPException: _refuse_http, ClientDisconnect: _client_left}
+"""What is answered to each kind of error; to any other, `Unexpected` answers."""
 
 
 class Unexpected:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -74,13 +75,16 @@ class Generation:
     """A text on its way: iterate over its pieces once, in the event loop that made it.
 
     `text` is what has come so far. The tokens, and OpenAI's word for why it ended, are the model's once the pieces have
-    ended; while they come, and when the iterator is left early, the output is counted in pieces.
+    ended; while they come, and when the iterator is left early, the output is counted in pieces. Of a text that is not
+    `streamed` nobody waits for a piece, so the event loop is woken once, at its end.
     """
 
-    def __init__(self, model: Servable, prompt: str, how: Sampling) -> None:
-        self._model, self._prompt, self._how = model, prompt, how
+    def __init__(self, model: Servable, prompt: str, how: Sampling, streamed: bool) -> None:
+        self._model, self._prompt, self._how, self._streamed = model, prompt, how, streamed
         self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[object] = asyncio.Queue()
+        self._pieces: deque[object] = deque()
+        self._come = asyncio.Event()
+        self._called = False
         self._left = threading.Event()
         self.running: Future[None] | None = None
         self.text = ""
@@ -97,19 +101,32 @@ class Generation:
                 self._prompt, max_new_tokens=how.new_tokens, temperature=how.temperature, stop=how.stop, seed=how.seed
             )
             while not self._left.is_set():
-                self._loop.call_soon_threadsafe(self._pieces.put_nowait, next(pieces))
+                self._pieces.append(next(pieces))
+                if self._streamed:
+                    self._call()
         except StopIteration as end:
             last = _End(end.value)
         except Exception as error:
             last = error
         finally:
             if not self._left.is_set():
-                self._loop.call_soon_threadsafe(self._pieces.put_nowait, last)
+                self._pieces.append(last)
+                self._call()
+
+    def _call(self) -> None:
+        """Wake the event loop, once for all pieces that it has not come to yet."""
+        if not self._called:
+            self._called = True
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._called = False
+        self._come.set()
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """The pieces. Raises what the model raises."""
         try:
-            while isinstance(piece := await self._pieces.get(), str):
+            while isinstance(piece := await self._next(), str):
                 self.text += piece
                 self.output_tokens += 1
                 yield piece
@@ -121,6 +138,12 @@ class Generation:
                 self.finish_reason = told.finish
         finally:
             self.leave()
+
+    async def _next(self) -> object:
+        while not self._pieces:
+            self._come.clear()
+            await self._come.wait()
+        return self._pieces.popleft()
 
     def leave(self) -> None:
         """Stop the model at its next piece; if it still waits for a worker, it need not begin."""
@@ -192,9 +215,9 @@ class Engine:
         """Run a small piece of model work on a worker."""
         return await asyncio.wrap_future(self._submit(work))
 
-    def generate(self, model: Servable, prompt: str, how: Sampling) -> Generation:
-        """Begin to continue `prompt`. Raises `Overloaded`."""
-        generation = Generation(model, prompt, how)
+    def generate(self, model: Servable, prompt: str, how: Sampling, streamed: bool = True) -> Generation:
+        """Begin to continue `prompt`; of a text that is not `streamed` all pieces come at its end. Raises `Overloaded`."""
+        generation = Generation(model, prompt, how, streamed)
         generation.running = self._submit(generation.work)
         return generation
 

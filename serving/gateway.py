@@ -106,9 +106,9 @@ class Gateway:
             log.warning("response %s has no shadow: %s", asked.id, error)
             return None
 
-    def generate(self, asked: Asked, how: Sampling) -> Generation:
+    def generate(self, asked: Asked, how: Sampling, streamed: bool) -> Generation:
         """Begin a text; nothing is recorded until `finish`. Raises `Overloaded`."""
-        return self.engine.generate(asked.route.model, asked.input, how)
+        return self.engine.generate(asked.route.model, asked.input, how, streamed)
 
     async def finish(self, asked: Asked, generation: Generation) -> Usage:
         """Record a whole text; the row is durable when this returns. Raises `StorageUnavailable` if it cannot be."""

@@ -73,7 +73,7 @@ async def _answer(
     answer = TextAnswer(kind, asked.id, asked.route.name, asked.at)
     # Temperature 0 unless asked otherwise: the arms are compared by their answers, not by their dice.
     how = Sampling(new_tokens, body.temperature or 0.0, body.stops(), body.seed)
-    generation = gateway.generate(asked, how)
+    generation = gateway.generate(asked, how, bool(body.stream))
     if body.stream:
         with_usage = body.stream_options is not None and body.stream_options.include_usage
         stream = _stream(request, asked, answer, generation, with_usage)

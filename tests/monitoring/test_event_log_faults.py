@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -46,10 +47,10 @@ def test_a_full_disk_is_told_and_writing_goes_on_when_there_is_space(sqlite_url:
         log.record(a_request("before"))
         room: dict[str, int] = {}
 
-        @event.listens_for(log.engine, "checkout")
-        def limit_the_file(connection: Any, *_: object) -> None:
+        @event.listens_for(log.engine, "before_cursor_execute")
+        def limit_the_file(_: object, cursor: Any, *__: object) -> None:
             pages = room.get("pages") or 1_000_000
-            connection.execute(f"PRAGMA max_page_count={pages}")
+            cursor.connection.execute(f"PRAGMA max_page_count={pages}")
 
         with log.engine.connect() as connection:
             room["pages"] = connection.exec_driver_sql("PRAGMA page_count").scalar_one() + 10
@@ -129,14 +130,18 @@ def test_postgresql_backends_that_are_killed_lose_no_acknowledged_row(postgres_u
 
 
 def test_a_connection_lost_while_idle_is_replaced_without_a_failure(postgres_url: str) -> None:
-    with EventLog(postgres_url) as log, EventLog(postgres_url) as other:
+    name = f"idle_{uuid4().hex[:8]}"
+    with EventLog(f"{postgres_url}&application_name={name}") as log, EventLog(postgres_url) as other:
         log.record(a_request("r1"))
-        with log.engine.connect() as connection:
-            pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
         with other.engine.connect() as connection:
-            connection.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
+            ended = connection.exec_driver_sql(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                f"WHERE application_name = '{name}' AND pid <> pg_backend_pid()"
+            )
+            assert ended.scalar_one() >= 1
+        assert log.record(a_feedback()).reason == "counted"
         log.record(a_request("r2"))
-        assert log.counts().requests == 2
+        assert log.counts() == Counts(requests=2, feedback=1)
 
 
 def test_a_postgresql_that_does_not_answer_is_told_without_the_password() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,28 @@ def test_pieces_of_a_stream_join_to_what_the_model_generates_alone(engine: Engin
     pieces = asyncio.run(scene())
     assert len(pieces) > 1
     assert "".join(pieces) == "".join(alone.generate("fix the", max_new_tokens=12))
+
+
+def test_a_text_that_is_not_streamed_comes_whole_and_wakes_the_event_loop_once(engine: Engine) -> None:
+    async def scene() -> tuple[list[str], list[str], int]:
+        await engine.ensure(["1"])
+        model, loop = engine.get("1"), asyncio.get_running_loop()
+        assert model is not None
+        streamed = [piece async for piece in engine.generate(model, "fix the", Sampling(12))]
+        calls, call = 0, loop.call_soon_threadsafe
+
+        def counted(*what: Any, **how: Any) -> asyncio.Handle:
+            nonlocal calls
+            calls += 1
+            return call(*what, **how)
+
+        loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
+        whole = [piece async for piece in engine.generate(model, "fix the", Sampling(12), streamed=False)]
+        return streamed, whole, calls
+
+    streamed, whole, calls = asyncio.run(scene())
+    assert "".join(streamed) == "".join(whole)
+    assert calls == 1
 
 
 def test_a_stream_left_early_frees_its_worker(engine: Engine) -> None:
