@@ -22,7 +22,7 @@ from evermoe.errors import NotReady
 from evermoe.quiet import silence
 from evermoe.settings import Params, load_params, use_home
 from registry.assignment import CHALLENGER, assign
-from registry.evidence import weigh
+from registry.best_arm import Standing, weigh
 from registry.rollout import decide, new_rollout, transition
 
 
@@ -48,6 +48,7 @@ class Told:
     at: datetime
     agreed: bool
     requested_at: datetime
+    shares: None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def live(
         seen = arrived if aware else [replace(one, agreed=False) for one in arrived]
         verdict = weigh(seen, policy.alpha, now)
         telling = sum(one.at >= rollout.step_started_at and not one.agreed for one in seen)
-        rollout = transition(rollout, decide(rollout, verdict, policy, now, telling), now)
+        rollout = transition(rollout, decide(rollout, Standing.of(verdict), policy, now, telling), now)
         if not rollout.open:
             return (now - begin).days if rollout.status == "promoted" else rollout.status
     return rollout.status

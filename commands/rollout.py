@@ -20,20 +20,23 @@ from evermoe.errors import BadInput, EvermoeError, NotReady
 if TYPE_CHECKING:
     from flows.parts import Parts
     from registry.audit import AuditRow
+    from registry.evidence import Verdict
     from registry.outlook import Outlook
     from registry.rollout import Decision, Rollout
 
 HOME = typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")
 JSON = typer.Option("--json", help="Print one JSON object.")
 REASON = typer.Option("--reason", help="Why; it is kept in the audit log. Without it a terminal is asked.")
+OF = typer.Argument(help="Which version, where several are on trial.")
 BY = typer.Option("--by", help="Who; without it, the user of this machine.")
 
 HELP = "\n\n".join(
     (
-        "See and steer the trial of a challenger. Every change asks why, and the audit log keeps who, when and why.",
-        "The share rises by itself as the evidence allows, and the challenger takes over or goes home by itself; nothing of "
-        "this is needed for that. Where you know better: [bold]share[/bold] moves it, [bold]pause[/bold] keeps it where it "
-        "is, [bold]abort[/bold] sends everyone back to the champion, [bold]promote[/bold] does not wait for proof.",
+        "See and steer the trial of a challenger, or of several. Every change asks why, and the audit log keeps who, when and why.",
+        "Shares move by themselves as the evidence allows, and a challenger takes over or goes home by itself; nothing of "
+        "this is needed for that. Where you know better: [bold]share[/bold] moves one, [bold]pause[/bold] keeps all where they "
+        "are, [bold]abort[/bold] sends everyone back to the champion, [bold]promote[/bold] does not wait for proof. Where "
+        "several versions are on trial, name the one you mean.",
         "The same buttons are in the console, which the gateway serves at / (docs/console.md).",
     )
 )
@@ -43,13 +46,16 @@ app = typer.Typer(no_args_is_help=True, help=HELP, rich_markup_mode="rich")
 @app.command()
 def status(home: Annotated[Path | None, HOME] = None, as_json: Annotated[bool, JSON] = False) -> None:
     """Who serves what share, what users' feedback proves so far, and what the next automatic step waits for."""
+    from registry.rollout import content_of
+
     with parts_of(home) as parts:
         champion, rollout = parts.versions.champion(), parts.ledger.running()
         seen = foreseen(parts, rollout) if rollout else None
     content: dict[str, Any] = {
         "champion": champion.version if champion else None,
-        "rollout": plain(asdict(rollout)) if rollout else None,
+        "rollout": content_of(rollout) if rollout else None,
         "evidence": plain(asdict(seen.verdict)) if seen else None,
+        "arms": arms_of(rollout, seen) if rollout and seen else None,
         "next": asdict(seen.next) if seen else None,
     }
     if as_json:
@@ -59,10 +65,42 @@ def status(home: Annotated[Path | None, HOME] = None, as_json: Annotated[bool, J
     if rollout is None or seen is None:
         typer.echo("no challenger on trial")
         return
-    typer.echo(
-        f"rollout {rollout.id}: version {rollout.challenger} meets {rollout.share:.0%} of the units ({rollout.status})"
-    )
+    typer.echo(f"rollout {rollout.id}: {meets(rollout)} ({rollout.status})")
+    if rollout.several:
+        show_arms(rollout, seen)
     typer.echo(f"next: {seen.next.action}; {seen.next.reason}")
+
+
+def meets(rollout: Rollout) -> str:
+    """Which versions meet how many units, in a few words."""
+    from registry.rollout import listed
+
+    versions, share = [one.version for one in rollout.inside], f"{rollout.share:.0%} of the units"
+    return f"version {versions[0]} meets {share}" if len(versions) == 1 else f"versions {listed(versions)} meet {share}"
+
+
+def arms_of(rollout: Rollout, seen: Outlook) -> list[dict[str, Any]]:
+    """Each challenger with its share, whether it is out and why, and what its rewards prove against the champion."""
+    return [asdict(one) | {"evidence": plain(asdict(seen.standing.verdict(one.arm)))} for one in rollout.challengers]
+
+
+def show_arms(rollout: Rollout, seen: Outlook) -> None:
+    """The arms as a table: the champion, then every challenger."""
+    table = Table("version", "share", "rewards", "mean reward", "lift against the champion", "", box=None)
+    first = seen.standing.verdict(rollout.challengers[0].arm)
+    table.add_row(f"{rollout.champion} (champion)", f"{1 - rollout.share:.1%}", *counted(first, "champion"), "", "")
+    for one in rollout.challengers:
+        verdict = seen.standing.verdict(one.arm)
+        lift = f"{verdict.lift:+.3f} in [{verdict.interval[0]:+.3f}, {verdict.interval[1]:+.3f}]"
+        share = "out" if one.out else f"{one.share:.1%}"
+        table.add_row(one.version, share, *counted(verdict, "challenger"), lift, one.out)
+    Console().print(table)
+
+
+def counted(verdict: Verdict, arm: str) -> tuple[str, str]:
+    """How many rewards an arm of a verdict has, and their mean."""
+    mean = verdict.means[arm]
+    return f"{verdict.rewards[arm]}", "" if mean is None else f"{mean:.3f}"
 
 
 @app.command()
@@ -83,21 +121,23 @@ def history(home: Annotated[Path | None, HOME] = None, as_json: Annotated[bool, 
 
 def show_history(rows: Sequence[AuditRow]) -> None:
     """The decisions as a table."""
+    from registry.pages import shared
+
     table = Table("at (UTC)", "rollout", "action", "share", "by", "why", box=None)
     for row in rows:
-        table.add_row(f"{row.at:%Y-%m-%d %H:%M}", row.rollout, row.action, f"{row.share:.0%}", row.by, row.reason)
+        table.add_row(f"{row.at:%Y-%m-%d %H:%M}", row.rollout, row.action, shared(row), row.by, row.reason)
     Console().print(table)
 
 
 @app.command()
 def start(
-    version: Annotated[str, typer.Argument(help="The registered version to put on trial.")],
+    versions: Annotated[list[str], typer.Argument(help="The registered version to put on trial, or several.")],
     reason: Annotated[str | None, REASON] = None,
     by: Annotated[str | None, BY] = None,
     home: Annotated[Path | None, HOME] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Put a registered version on trial against the champion, at the foot of the ramp."""
+    """Put registered versions on trial against the champion: one climbs the ramp, several share the units as feedback leads."""
     why = stated(reason)
     from flows.parts import policy_of
     from registry import starting
@@ -106,12 +146,8 @@ def start(
     with parts_of(home) as parts:
         controls = Controls(parts.ledger, parts.versions, parts.tracking)
         policy = policy_of(parts.params)
-        opened = starting.start(controls, version, policy, by=signed(by), reason=why, now=datetime.now(UTC))
-    tell(
-        opened,
-        as_json,
-        f"rollout {opened.id} is {opened.status}: version {version} meets {opened.share:.0%} of the units",
-    )
+        opened = starting.start(controls, versions, policy, by=signed(by), reason=why, now=datetime.now(UTC))
+    tell(opened, as_json, f"rollout {opened.id} is {opened.status}: {meets(opened)}")
 
 
 @app.command()
@@ -143,41 +179,46 @@ def resume(
 @app.command()
 def share(
     share: Annotated[float, typer.Argument(help="The challenger's share of the units, above 0 and below 1.")],
+    version: Annotated[str | None, OF] = None,
     reason: Annotated[str | None, REASON] = None,
     by: Annotated[str | None, BY] = None,
     home: Annotated[Path | None, HOME] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Give the challenger this share; the ramp goes on from there."""
+    """Give a challenger this share; automatic steps go on from there."""
     from registry import rollout as machine
 
-    steer(home, by, reason, as_json, lambda rollout, why: machine.set_share(rollout, share, why))
+    steer(home, by, reason, as_json, lambda rollout, why: machine.set_share(rollout, share, why, version))
 
 
 @app.command()
 def promote(
+    version: Annotated[str | None, OF] = None,
     reason: Annotated[str | None, REASON] = None,
     by: Annotated[str | None, BY] = None,
     home: Annotated[Path | None, HOME] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Let the challenger take over now, without waiting for proof."""
+    """Let a challenger take over now, without waiting for proof."""
     from registry import rollout as machine
 
-    steer(home, by, reason, as_json, machine.promote)
+    steer(home, by, reason, as_json, lambda rollout, why: machine.promote(rollout, why, version))
 
 
 @app.command()
 def abort(
+    version: Annotated[
+        str | None, typer.Argument(help="Of several on trial, the one to send home; without it, all of them.")
+    ] = None,
     reason: Annotated[str | None, REASON] = None,
     by: Annotated[str | None, BY] = None,
     home: Annotated[Path | None, HOME] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Send all units back to the champion and end the trial."""
+    """Send all units back to the champion and end the trial, or one version of several, and the others go on."""
     from registry import rollout as machine
 
-    steer(home, by, reason, as_json, machine.abort)
+    steer(home, by, reason, as_json, lambda rollout, why: machine.abort(rollout, why, version))
 
 
 @app.command()
@@ -202,6 +243,8 @@ def replay(
         if not known:
             raise NotReady("there was no rollout yet, so there is no log to judge by")
         chosen = parts.ledger.get(rollout) if rollout else known[-1]
+        if chosen.several:
+            raise BadInput(f"rollout {chosen.id} tried several versions at once; a ramp is judged on the trial of one")
         given = policy_of(parts.params)
         ramp = parsed(shares) or given.shares
         policy = replace(given, shares=ramp, min_rewards_per_step=min_rewards or given.min_rewards_per_step)
@@ -244,9 +287,11 @@ def steer(
         if rollout is None:
             raise NotReady("no challenger is on trial; `evermoe rollout history` shows what was decided before")
         controls = Controls(parts.ledger, parts.versions, parts.tracking)
-        decision, verdict = decided(rollout, why), foreseen(parts, rollout).verdict
-        after = controls.apply(rollout, decision, signed(by), datetime.now(UTC), verdict)
-    tell(after, as_json, f"rollout {after.id} is {after.status}, the challenger's share {after.share:.0%}")
+        decision, proof = decided(rollout, why), foreseen(parts, rollout).standing
+        after = controls.apply(rollout, decision, signed(by), datetime.now(UTC), proof)
+    shares = ", ".join(f"{one.version} {'out' if one.out else f'{one.share:.0%}'}" for one in after.challengers)
+    said = f"shares: {shares}" if after.several else f"the challenger's share {after.share:.0%}"
+    tell(after, as_json, f"rollout {after.id} is {after.status}, {said}")
 
 
 def stated(reason: str | None) -> str:
@@ -268,7 +313,9 @@ def signed(by: str | None) -> str:
 
 def tell(rollout: Rollout, as_json: bool, words: str) -> None:
     """What a rollout became, for a program or for a person."""
-    typer.echo(json.dumps(plain(asdict(rollout))) if as_json else words)
+    from registry.rollout import content_of
+
+    typer.echo(json.dumps(content_of(rollout)) if as_json else words)
 
 
 def foreseen(parts: Parts, rollout: Rollout) -> Outlook:
@@ -278,7 +325,7 @@ def foreseen(parts: Parts, rollout: Rollout) -> Outlook:
     from registry.watching import watch
 
     policy, now = policy_of(parts.params), datetime.now(UTC)
-    proof = weighed(parts.events.rewards(rollout.id), policy, now)
+    proof = weighed(rollout, parts.events.rewards(rollout.id), policy, now)
     return outlook(rollout, proof, policy, now, watch(parts.events, rollout, policy, now))
 
 

@@ -151,8 +151,10 @@ class RolloutParams(Section):
     max_rewards: int
     feedback_days: float
     guardrails: GuardrailParams
+    floor: float = 0.05
+    least_move: float = 0.1
     holdout: float = 0.0
-    overrides: dict[str, Literal["champion", "challenger"]] = {}
+    overrides: dict[str, str] = {}
 
 
 class FeedbackParams(Section):

@@ -1,4 +1,4 @@
-"""Every ten minutes: look at what users' feedback proves, and raise the challenger's share, promote it, abort it, or wait.
+"""Every ten minutes: look at what users' feedback proves, and move the challengers' shares, promote one, send one home, or wait.
 
 Guardrails stop it whatever the feedback says, and for some days after a promotion bring the champion before it back.
 """
@@ -16,11 +16,11 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.parts import Parts, open_parts, policy_of
 from flows.steps import at_moment, step
+from registry.best_arm import Standing
 from registry.controls import Controls
-from registry.evidence import Verdict
 from registry.lease import Fenced
 from registry.outlook import Weighed, outlook, weighed
-from registry.rollout import Decision, Policy, Rollout, guard, is_watched
+from registry.rollout import Decision, Policy, Rollout, guard, is_watched, listed
 from registry.watching import watch, watch_promoted
 
 log = logging.getLogger("evermoe.flows")
@@ -45,7 +45,7 @@ def rollout(now: datetime | None = None) -> Decision | None:
             return look_back(parts, controls, policy, now)
         proof = weigh(parts, on_trial, policy, now)
         ahead = outlook(on_trial, proof, policy, now, watch(parts.events, on_trial, policy, now))
-        return ahead.next if carry_out(controls, on_trial, ahead.next, ahead.verdict, now) else None
+        return ahead.next if carry_out(controls, on_trial, ahead.next, ahead.standing, now) else None
 
 
 def look_back(parts: Parts, controls: Controls, policy: Policy, now: datetime) -> Decision | None:
@@ -60,28 +60,35 @@ def look_back(parts: Parts, controls: Controls, policy: Policy, now: datetime) -
     if decision.action == "hold":
         return None
     proof = weigh(parts, last, policy, last.closed_at)
-    return decision if carry_out(controls, last, decision, proof.verdict, now) else None
+    return decision if carry_out(controls, last, decision, proof.standing, now) else None
 
 
 @step(name="weigh the evidence", retries=2, retry_delay_seconds=5)
 def weigh(parts: Parts, on_trial: Rollout, policy: Policy, now: datetime) -> Weighed:
     """What the rewards that have arrived prove."""
-    return weighed(parts.events.rewards(on_trial.id), policy, now)
+    return weighed(on_trial, parts.events.rewards(on_trial.id), policy, now)
 
 
 @step(name="carry out the decision", retries=2, retry_delay_seconds=5)
-def carry_out(controls: Controls, on_trial: Rollout, decision: Decision, verdict: Verdict, now: datetime) -> bool:
+def carry_out(controls: Controls, on_trial: Rollout, decision: Decision, proof: Standing, now: datetime) -> bool:
     """Ledger, alias, MLflow; a decision that changes something is an artifact too. False where somebody took over meanwhile."""
     try:
-        controls.apply(on_trial, decision, by="flow rollout", now=now, verdict=verdict)
+        after = controls.apply(on_trial, decision, by="flow rollout", now=now, proof=proof)
     except Fenced as error:
         log.warning("%s", error)
         return False
     if decision.action != "hold":
         create_markdown_artifact(
-            f"# {decision.action}: version {on_trial.challenger} against {on_trial.champion}\n\n"
-            f"{decision.reason}\n\nThe challenger's share is now {decision.share:.0%}.",
+            f"# {decision.action}: version {listed(one.version for one in on_trial.challengers)} against {on_trial.champion}\n\n"
+            f"{decision.reason}\n\n{_shares(after)}",
             key=f"rollout-{on_trial.id.lower()}",
             description=f"Decision at {now:%Y-%m-%d %H:%M}",
         )
     return True
+
+
+def _shares(rollout: Rollout) -> str:
+    """Who meets whom after a decision, in a sentence."""
+    if not rollout.several:
+        return f"The challenger's share is now {rollout.share:.0%}."
+    return f"Shares are now {listed(f'{one.share:.0%} for version {one.version}' for one in rollout.challengers)}."

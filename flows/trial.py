@@ -66,9 +66,9 @@ def put_on_trial(parts: Parts, challenger: Version, period: str, now: datetime) 
     policy = policy_of(parts.params)
     undecided = parts.ledger.running()
     if undecided is not None:
-        verdict = weighed(parts.events.rewards(undecided.id), policy, now).verdict
-        decision = make_way(undecided, verdict, period)
-        controls.apply(undecided, decision, by="flow monthly", now=now, verdict=verdict)
+        proof = weighed(undecided, parts.events.rewards(undecided.id), policy, now).standing
+        decision = make_way(undecided, proof, period)
+        controls.apply(undecided, decision, by="flow monthly", now=now, proof=proof)
         if decision.action == "hold":
             parts.versions.tag(challenger.version, {"evermoe.rollout": decision.reason})
             return

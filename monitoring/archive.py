@@ -100,7 +100,7 @@ def prune(
                 continue
             _note(folder, replace(month, state="pruning"))
             for table, file in ((feedback, month.feedback), (requests, month.requests)):
-                for rows in _read(folder / file.name):
+                for rows in _read(folder / file.name, table):
                     with writing(engine) as connection:
                         _delete(connection, table, rows)
             _note(folder, gone := replace(month, state="pruned"))
@@ -240,10 +240,12 @@ def _replace(beside: Path, path: Path) -> None:
             os.close(opened)
 
 
-def _read(path: Path) -> Iterator[list[dict[str, Any]]]:
+def _read(path: Path, table: Table) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a file; what an older version did not write was not there."""
+    lacking = dict.fromkeys(column.name for column in table.columns if column.nullable)
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH):
-            yield batch.to_pylist()
+            yield [lacking | row for row in batch.to_pylist()]
 
 
 def _damage(folder: Path, month: Month) -> str | None:
@@ -265,7 +267,7 @@ def _difference(engine: Engine, folder: Path, month: Month) -> str | None:
             if table is feedback:
                 query = query.join_from(feedback, requests, requests.c.id == feedback.c.response_id)
             there, known = connection.execute(query).scalar_one(), 0
-            for rows in _read(folder / file.name):
+            for rows in _read(folder / file.name, table):
                 found = _held(connection, table, [row[key] for row in rows])
                 if any(row != found.get(row[key], row) for row in rows):
                     return f"a row of {file.name} differs from the database; export the month again"

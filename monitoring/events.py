@@ -6,10 +6,12 @@ log. It knows nothing of HTTP, of models or of how an experiment judges the rewa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from heapq import merge
+from itertools import combinations
 from types import TracebackType
 from typing import Any, Self, overload
 
@@ -144,13 +146,14 @@ class EventLog:
                 requests.c.at,
                 feedback.c.at.label("feedback_at"),
                 case((requests.c.shadow == requests.c.output, True), else_=False).label("agreed"),
+                requests.c.shares,
             )
             .join_from(requests, feedback, feedback.c.response_id == requests.c.id)
             .where(requests.c.rollout == rollout, feedback.c.counted, or_(requests.c.error.is_(None), ~_FAILED))
             .order_by(feedback.c.sequence)
         )
         failed_query = (
-            select(*fields, literal(0.0), requests.c.at, requests.c.at, literal(False))
+            select(*fields, literal(0.0), requests.c.at, requests.c.at, literal(False), requests.c.shares)
             .where(requests.c.rollout == rollout, _FAILED)
             .order_by(requests.c.at, requests.c.id)
         )
@@ -171,24 +174,26 @@ class EventLog:
         return self._firsts(and_(met, requests.c.at >= since, requests.c.at < until), slow_ms, refusals)
 
     def crossings(self, rollout: str) -> Crossings:
-        """Units that met both arms against the rule of `registry.assignment`, whatever the share was and became.
+        """Units that met two arms against the rule of `registry.assignment`, whatever the shares were and became.
 
-        A unit is a point on [0, 1), and the challenger has what is below its share. Whoever met the challenger at one share lies
-        below it, and whoever met the champion at another lies above that; who did both, and the first is no larger, did what
-        no point can.
+        Of two arms, a unit goes from one to the other only where the other's part of both shares rose. Who met the one when it
+        had some part, and the other when the one had as much or more, did what no draw explains.
         """
-        challenged = case((requests.c.arm == "challenger", requests.c.propensity))
-        championed = case((requests.c.arm == "champion", 1.0 - requests.c.propensity))
-        per_unit = (
-            select(func.min(challenged).label("below"), func.max(championed).label("above"))
-            .where(requests.c.rollout == rollout, requests.c.arm.in_(("challenger", "champion")))
-            .group_by(requests.c.unit)
-            .subquery()
+        drawn = and_(
+            requests.c.rollout == rollout,
+            or_(requests.c.arm.in_(("champion", "challenger")), requests.c.arm.like("challenger:%")),
         )
-        against = case((per_unit.c.below <= per_unit.c.above + 1e-9, 1), else_=0)
-        query = select(func.count(), func.coalesce(func.sum(against), 0)).select_from(per_unit)
+        met = (requests.c.unit, requests.c.arm, requests.c.propensity, requests.c.shares)
+        movers = select(requests.c.unit).where(drawn).group_by(requests.c.unit).having(_met_two_arms)
+        every = select(func.count(func.distinct(requests.c.unit))).where(drawn)
+        moved = select(*met).where(drawn, requests.c.unit.in_(movers)).group_by(*met)
+        places: dict[str, dict[str, list[Mapping[str, float]]]] = defaultdict(lambda: defaultdict(list))
         with storage_errors(self.engine), self.engine.connect() as connection:
-            return Crossings(*connection.execute(query).one())
+            units = connection.scalar(every) or 0
+            for unit, arm, propensity, shares in connection.execute(moved):
+                other = "champion" if arm == "challenger" else "challenger"
+                places[unit][arm].append(shares or {arm: propensity, other: 1.0 - propensity})
+        return Crossings(units, sum(_crossed(arms) for arms in places.values()))
 
     def answered(self, since: datetime, until: datetime, known_by: datetime) -> list[Answered]:
         """Requests of [`since`, `until`) by time, each with the feedback that had arrived by `known_by`."""
@@ -228,6 +233,7 @@ class EventLog:
             requests.c.arm,
             requests.c.version,
             requests.c.propensity,
+            requests.c.shares,
             case((failed, True), else_=False).label("failed"),
             case((requests.c.latency_ms > slow_ms, True), else_=False).label("slow"),
             case((and_(requests.c.error.is_(None), or_(words == "", *refused)), True), else_=False).label("empty"),
@@ -246,6 +252,22 @@ class EventLog:
             ]
 
 
+def _crossed(met: Mapping[str, Sequence[Mapping[str, float]]]) -> bool:
+    """Whether two of the arms that a unit met, each with the shares at those moments, are met by no draw."""
+    for one, other in combinations(met, 2):
+        below = min(_part(shares, one, other) for shares in met[one])
+        above = max(_part(shares, one, other) for shares in met[other])
+        if below <= above + 1e-9:
+            return True
+    return False
+
+
+def _part(shares: Mapping[str, float], one: str, other: str) -> float:
+    """What one of two arms has of both their shares."""
+    return shares[one] / (shares[one] + shares[other])
+
+
+_met_two_arms = func.min(requests.c.arm) < func.max(requests.c.arm)
 _FAILED = requests.c.error.not_like(f"%{CLIENT_LEFT}")  # at the end, because older rows name the exception before it
 _counted = feedback.alias("counted")
 _labelled = feedback.alias("labelled")

@@ -35,7 +35,8 @@ class Request:
     scores: dict[str, float] | None
     rollout: str | None
     arm: str
-    """`champion`, `challenger`, `pinned` when the caller chose the version, or `apart` for a unit outside of all rollouts."""
+    """`champion`, `challenger` (of several, `challenger:VERSION`), `pinned` when the caller chose the version, or `apart` for a
+    unit outside of all rollouts."""
     version: str
     propensity: float
     """The probability with which this unit was given this arm, above 0 and at most 1."""
@@ -48,6 +49,9 @@ class Request:
     """What the other arm of the rollout would have answered, where it was asked too; nobody was shown it."""
     api_key: str = ""
     """The id of the API key that asked; empty where none was needed, and then anyone may give feedback."""
+    shares: dict[str, float] | None = None
+    """Of a rollout with several challengers, the share of every arm when this unit was drawn: the chance that it met one of any
+    two arms follows from them. With one challenger the propensity says it all."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class Reward:
     at: datetime
     agreed: bool
     """Whether both arms are known to give this answer, so that the reward says nothing of their difference."""
+    shares: dict[str, float] | None = None
+    """As the request has them."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +116,13 @@ class FirstRequest:
     failed: bool
     slow: bool
     empty: bool
+    shares: dict[str, float] | None = None
+    """As the request has them."""
 
 
 @dataclass(frozen=True)
 class Crossings:
-    """How many units a rollout met, and how many of them met both arms though no change of the share explains it."""
+    """How many units a rollout met, and how many of them met two arms though no change of the shares explains it."""
 
     units: int
     crossed: int

@@ -36,7 +36,7 @@ from sqlalchemy.types import TypeDecorator
 from evermoe.errors import HomeTooNew
 from monitoring.database import connect, storage_errors, writing
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PART = "events"
 _ADVISORY_LOCK = 0x45564D4F  # any number, the same in every process that creates these tables
 
@@ -126,6 +126,7 @@ requests = Table(
     Column("error", AnyText),
     Column("shadow", AnyText),
     Column("api_key", AnyText, nullable=False, server_default=""),
+    Column("shares", AsJson),
     Index("requests_by_time", "at", "arm"),
     Index("requests_by_rollout", "rollout"),
 )
@@ -231,5 +232,10 @@ def _add_api_keys(connection: Connection) -> None:
     METADATA.create_all(connection, [api_keys, sessions])
 
 
-MIGRATIONS = {2: _add_api_keys}
+def _add_shares(connection: Connection) -> None:
+    """Version 3: the shares of all arms beside a request, which old rows did not need: they had one challenger."""
+    connection.execute(text("ALTER TABLE requests ADD COLUMN shares TEXT"))
+
+
+MIGRATIONS = {2: _add_api_keys, 3: _add_shares}
 """What turns a database of the version before into one of this version, within the transaction that opens it."""

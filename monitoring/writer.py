@@ -190,6 +190,7 @@ def columns_of(row: Row) -> dict[str, Any]:
         "prompt_tokens": int(row.prompt_tokens),
         "output_tokens": int(row.output_tokens),
         "experts": [int(expert) for expert in row.experts],
+        "shares": None if row.shares is None else {arm: float(share) for arm, share in row.shares.items()},
     }
 
 
@@ -215,6 +216,7 @@ def request_of(columns: Any) -> Request:
         error=columns.error,
         shadow=columns.shadow,
         api_key=columns.api_key,
+        shares=columns.shares,
     )
 
 

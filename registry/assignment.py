@@ -2,21 +2,22 @@
 
 Knows nothing of rollouts, versions or rewards: salt, unit and shares in; arm and propensity out.
 
-A unit hashes to a point of [0, 1) that is uniform over salts. Each challenger owns one stretch of that line, which grows
-from a fixed end as its share rises, so raising a share only adds units, and adds them from the champion alone:
+**One challenger.** A unit hashes to a point of [0, 1) that is uniform over salts, and the challenger has the points below its
+share: raising the share only adds units.
 
-- one challenger takes [0, share);
-- two take [0, a) and [1 - b, 1), sorted by name: they grow towards each other and meet only when nothing is left;
-- K of three or more take [k/K, k/K + share), sorted by name. A share above 1/K would reach into the next one's stretch, so
-  it is refused. No rule can do better: with every share allowed, A(1/2) would have to be the complement of B(1/2) and of
-  C(1/2) at once, and so B(1/2) = C(1/2), which must be disjoint.
+**Several.** Each arm, the champion among them, has a waiting time for the unit, exponential with the arm's share as its rate,
+and the arm that comes first has the unit: that is each arm with the probability of its share (weighted rendezvous hashing,
+Thaler and Ravishankar 1998, in the logarithmic form of Efraimidis and Spirakis 2006). Of any two arms, a unit goes from one to
+the other only where the other's share rose against the one's; an arm whose share becomes 0 sends its own units away and moves
+nobody else. With stretches of a line, as one challenger has, no arm of K could ever grow beyond 1/K without moving all others.
 
-All arms that may ever take part are named from the start (a share of 0 is fine): naming another one redraws the line, so a
-new set of arms needs a new salt.
+The champion's share is what the challengers leave. An arm is known by its name, so another set of arms, with the same salt,
+leaves the units of those that stay where their shares do not change.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -25,9 +26,34 @@ from evermoe.errors import BadInput
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+"""The arm of a lone challenger; of several, each has an arm `challenger:VERSION` (`arm_of`)."""
 
 _HOLDOUT_SALT = "evermoe holdout"  # one for all rollouts: the same units stay out of each
 _ROUNDING = 1e-9  # how far shares such as 0.1 + 0.2 + 0.7 may pass 1
+
+
+def arm_of(version: str, alone: bool) -> str:
+    """How the arm of a challenger is called in shares and in the event log."""
+    return CHALLENGER if alone else f"{CHALLENGER}:{version}"
+
+
+def is_drawn(arm: str) -> bool:
+    """Whether units are drawn into an arm of that name; those who are not chose their version, or are apart."""
+    return arm == CHAMPION or arm.partition(":")[0] == CHALLENGER
+
+
+def shares_at(arm: str, propensity: float, shares: Mapping[str, float] | None) -> Mapping[str, float]:
+    """The shares of all arms when a unit was drawn, from what is logged: with one challenger, the propensity says it all."""
+    if shares is not None:
+        return shares
+    share = propensity if arm == CHALLENGER else 1.0 - propensity
+    return {CHAMPION: 1.0 - share, CHALLENGER: share}
+
+
+def whole(shares: Mapping[str, float]) -> dict[str, float]:
+    """The shares of the challengers and, in front, what they leave to the champion."""
+    challengers = {arm: share for arm, share in shares.items() if arm != CHAMPION}
+    return {CHAMPION: max(0.0, 1.0 - math.fsum(challengers.values())), **challengers}
 
 
 def point(salt: str, unit: str) -> float:
@@ -40,8 +66,7 @@ def assign(salt: str, unit: str, shares: Mapping[str, float]) -> tuple[str, floa
     """The arm of `unit` and the probability with which that arm is drawn (its propensity).
 
     `shares` maps arm to share of the units; the champion gets what the others leave, whether it is named or not.
-    Raises `BadInput` when a share is negative or not a number, or they pass 1 in sum, or with three or more challengers
-    when one of them passes its stretch (see above).
+    Raises `BadInput` when a share is negative or not a number, or they pass 1 in sum.
     """
     if len(shares) == 1 and CHALLENGER in shares:  # the common case, kept short: every request comes through here
         share = shares[CHALLENGER]
@@ -49,23 +74,31 @@ def assign(salt: str, unit: str, shares: Mapping[str, float]) -> tuple[str, floa
             raise BadInput(f"share of {CHALLENGER} is {share}; it must lie between 0 and 1")
         return (CHALLENGER, share) if point(salt, unit) < share else (CHAMPION, 1.0 - share)
 
-    challengers = sorted(arm for arm in shares if arm != CHAMPION)
     for arm, share in shares.items():
         if not 0.0 <= share <= 1.0:
             raise BadInput(f"share of {arm} is {share}; it must lie between 0 and 1")
     if (total := sum(shares.values())) > 1.0 + _ROUNDING:
         raise BadInput(f"the shares add up to {total:g}; they must not pass 1")
+    everyone = whole(shares)
+    if len(everyone) == 2:
+        (arm, share) = next((arm, share) for arm, share in everyone.items() if arm != CHAMPION)
+        return (arm, share) if point(salt, unit) < share else (CHAMPION, 1.0 - share)
+    waits = [(_wait(salt, unit, arm) / share, arm) for arm, share in everyone.items() if share > 0.0]
+    first = min(waits)[1]
+    return first, everyone[first]
 
-    place = point(salt, unit)
-    for arm, (start, end) in zip(challengers, _stretches([shares[arm] for arm in challengers]), strict=True):
-        if start <= place < end:
-            return arm, shares[arm]
-    return CHAMPION, max(0.0, 1.0 - sum(shares[arm] for arm in challengers))
+
+def _wait(salt: str, unit: str, arm: str) -> float:
+    """How long an arm takes to come to a unit at a rate of 1: exponential, independent between arms."""
+    return -math.log1p(-point(f"{len(arm)}:{arm}{salt}", unit))
 
 
 @dataclass(frozen=True)
 class Apart:
-    """Units that take no part in any rollout: a share held out, who meet the champion, and some named with their arm, to test."""
+    """Units that take no part in any rollout: a share held out, who meet the champion, and some named with their arm, to test.
+
+    A unit is named with `champion`, `challenger` (of several, the first that is in), or a version.
+    """
 
     holdout: float = 0.0
     named: Mapping[str, str] = field(default_factory=dict)
@@ -74,26 +107,13 @@ class Apart:
         if not 0.0 <= self.holdout < 1.0:
             raise BadInput(f"rollout holdout is {self.holdout}; it must be 0 or more, and below 1")
         for unit, arm in self.named.items():
-            if arm not in (CHAMPION, CHALLENGER):
-                raise BadInput(f"rollout overrides give {unit!r} the arm {arm!r}; it is {CHAMPION} or {CHALLENGER}")
+            if arm not in (CHAMPION, CHALLENGER) and not arm.isdecimal():
+                raise BadInput(
+                    f"rollout overrides give {unit!r} the arm {arm!r}; it is {CHAMPION}, {CHALLENGER} or the number of a version"
+                )
 
     def arm(self, unit: str) -> str | None:
-        """The arm of a unit that takes no part; None for all others, who are assigned."""
+        """The arm, or version, of a unit that takes no part; None for all others, who are assigned."""
         if unit in self.named:
             return self.named[unit]
         return CHAMPION if self.holdout and point(_HOLDOUT_SALT, unit) < self.holdout else None
-
-
-def _stretches(shares: list[float]) -> list[tuple[float, float]]:
-    """The stretch of the line that each challenger owns at these shares, in the order given."""
-    if len(shares) <= 2:
-        return (
-            [(0.0, shares[0]), (1.0 - shares[1], 1.0)][: len(shares)]
-            if len(shares) == 2
-            else [(0.0, s) for s in shares]
-        )
-    if (largest := max(shares)) > 1.0 / len(shares) + _ROUNDING:
-        raise BadInput(
-            f"a share of {largest:g} does not fit: with {len(shares)} challengers each may hold at most 1/{len(shares)}"
-        )
-    return [(k / len(shares), k / len(shares) + share) for k, share in enumerate(shares)]

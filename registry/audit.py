@@ -32,6 +32,7 @@ AUDIT = sa.Table(
     sa.Column("share", sa.Float, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("evidence", sa.Text, nullable=False),
+    sa.Column("shares", sa.Text),  # of each challenger, by version; rows of format 2 and before have `share` alone
     sa.Column("previous", sa.Text, nullable=False, unique=True),  # a chain cannot fork
     sa.Column("hash", sa.Text, nullable=False, unique=True),
 )
@@ -62,6 +63,8 @@ class AuditRow:
     share: float
     reason: str
     evidence: dict[str, Any]
+    shares: dict[str, float]
+    """Of each challenger, by its version; empty in rows of old, whose one challenger has `share`."""
     previous: str
     hash: str
 
@@ -96,6 +99,7 @@ def append(
     by: str,
     action: str,
     share: float,
+    shares: Mapping[str, float],
     reason: str,
     evidence: Mapping[str, Any],
 ) -> None:
@@ -111,6 +115,7 @@ def append(
         "share": share,
         "reason": storable(reason),
         "evidence": json.dumps(evidence, sort_keys=True, default=str),
+        "shares": json.dumps(shares),
         "previous": GENESIS if last is None else last.hash,
     }
     db.execute(AUDIT.insert().values(**row, hash=_hash(row)))
@@ -119,7 +124,8 @@ def append(
 def read(row: Mapping[str, Any]) -> AuditRow:
     """A row of the table as data."""
     values = {field.name: row[field.name] for field in fields(AuditRow)}
-    return AuditRow(**values | {"at": datetime.fromisoformat(row["at"]), "evidence": json.loads(row["evidence"])})
+    values |= {"at": datetime.fromisoformat(row["at"]), "evidence": json.loads(row["evidence"])}
+    return AuditRow(**values | {"shares": json.loads(row["shares"] or "{}")})
 
 
 def verify(rows: Iterable[Mapping[str, Any]], revisions: Mapping[str, int]) -> Verification:
@@ -153,6 +159,8 @@ def storable(text: str) -> str:
 
 
 def _hash(row: Mapping[str, Any]) -> str:
-    """sha256 over the content of a row and the hash before it, in one spelling."""
+    """sha256 over the content of a row and the hash before it, in one spelling. A row of old has no shares in its content."""
     content = {column.name: row[column.name] for column in AUDIT.columns if column.name != "hash"}
+    if content["shares"] is None:
+        del content["shares"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,28 +1,30 @@
-"""Best of several: which share each of several challengers should have, which are out, and whether one has won. Pure.
+"""What the rewards of all arms prove together: who is out, whether one has won, and which share each should have. Pure.
 
-**Shares** are top-two Thompson sampling's (Russo 2020): half of the draws go to the arm that is probably best, the
-other half to the one that is probably best if it is not, so that traffic goes where the question is still open. No
-arm falls below a floor while it is in, because a share near 0 makes each of its rewards weigh so much that evidence
-becomes slow and wild. The probabilities are of Beta posteriors and serve to share traffic alone: they decide nothing.
+The one rule of proof for every rollout; a ramp is the case of one challenger, which has one pair and all of alpha.
 
 **Decisions** are `Evidence`'s, always valid whatever the shares did: one test for each pair of arms, alpha divided by
 the number of pairs, so the chance that *any* arm is ever wrongly dropped or promoted is at most alpha. An arm that is
 proved worse than another is out; the last challenger in, proved better than the champion, is promoted; with no
-challenger in, the champion stays. A crossed guardrail (`guardrails.against_champion`) puts an arm out by `drop`.
+challenger in, the champion stays. A crossed guardrail (`guardrails.against_champion`), or a person, puts an arm out by
+`drop`; who is out is the ledger's to remember.
+
+**Shares** of several are top-two Thompson sampling's (Russo 2020): half of the draws go to the arm that is probably
+best, the other half to the one that is probably best if it is not, so that traffic goes where the question is still
+open. No arm falls below a floor while it is in, because a share near 0 makes each of its rewards weigh so much that
+evidence becomes slow and wild. The probabilities are of Beta posteriors and serve to share traffic alone: they decide
+nothing. How fast a rollout may follow them is `rollout.decide`'s.
 
 Where it fails. Two challengers that are equally good are never told apart: the budget ends it, and the champion
 stays; take the one you like by hand. Shares that fall move units back to other arms, so a person may meet three
-versions in a week; the ramp never does that. With one challenger it shares half and half from the start: use the
-ramp. The ledger holds one challenger at a time, so this is a policy to simulate and to judge, and does not yet steer
-the gateway.
+versions in a week; the ramp never does that.
 
 - Russo (2020), Simple Bayesian algorithms for best-arm identification, Operations Research.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import combinations
 from typing import Literal
@@ -30,8 +32,8 @@ from typing import Literal
 import numpy as np
 
 from evermoe.errors import BadInput
-from registry.assignment import CHALLENGER, CHAMPION
-from registry.evidence import Evidence
+from registry.assignment import CHALLENGER, CHAMPION, shares_at
+from registry.evidence import Evidence, Rewarded, Verdict
 
 DRAWS = 4000  # of the posterior
 LEADER = 0.5  # of the draws go to the arm that is probably best
@@ -39,29 +41,53 @@ LEADER = 0.5  # of the draws go to the arm that is probably best
 
 @dataclass(frozen=True)
 class Standing:
-    """Which challengers are in, who is out and why, and what follows."""
+    """What is proved by now, and what follows. Arms are named as in the event log."""
 
     decision: Literal["promote", "abort", "continue"]
     arm: str | None
     """The challenger to promote."""
     inside: tuple[str, ...]
     out: Mapping[str, str]
+    """Who is out, and why."""
+    verdicts: Mapping[str, Verdict]
+    """Each challenger against the champion."""
+    rewards: int
+    """Counted, of all arms."""
+    wanted: Mapping[str, float] = field(default_factory=dict)
+    """The shares that all arms should have by now, the champion's among them; of several challengers alone."""
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> Standing:
+        """That of a lone challenger, which its verdict decides."""
+        worse = verdict.decision == "abort"
+        return cls(
+            decision=verdict.decision,
+            arm=CHALLENGER if verdict.decision == "promote" else None,
+            inside=() if worse else (CHALLENGER,),
+            out={CHALLENGER: verdict.reason} if worse else {},
+            verdicts={CHALLENGER: verdict},
+            rewards=sum(verdict.rewards.values()),
+        )
+
+    def verdict(self, arm: str | None = None) -> Verdict:
+        """An arm's verdict; without a name the lone challenger's, or that of the first who is in, or else of the first."""
+        return self.verdicts[arm or next(iter(self.inside), None) or next(iter(self.verdicts))]
 
 
 class BestArm:
-    """Several challengers against one champion, and each against each."""
+    """Challengers against one champion, and each against each. `arms` are the challengers' names in the event log."""
 
     def __init__(self, challengers: Sequence[str], alpha: float = 0.05, floor: float = 0.05) -> None:
         if len(set(challengers)) != len(challengers) or not challengers or CHAMPION in challengers:
             raise BadInput("name each challenger once, one or more, and none of them champion")
-        if not 0.0 < floor <= 1.0 / (len(challengers) + 1):
-            raise BadInput(f"a floor of {floor:g} is too much for {len(challengers)} challengers and the champion")
+        check_floor(floor, len(challengers))
         self.arms = (CHAMPION, *challengers)
         self.floor = floor
         pairs = list(combinations(self.arms, 2))
-        self._evidence = {pair: Evidence(alpha / len(pairs)) for pair in pairs}
+        self._evidence = {pair: Evidence(alpha / len(pairs), pair) for pair in pairs}
         self._counts = dict.fromkeys(self.arms, 0)
         self._sums = dict.fromkeys(self.arms, 0.0)
+        self._agreed = 0
         self._out: dict[str, str] = {}
         self._units: set[str] = set()
 
@@ -69,13 +95,31 @@ class BestArm:
         """Take the reward of a unit that was drawn at these shares, the champion's among them. A unit counts once."""
         if arm not in self.arms or unit in self._units:
             return
+        counted = False
         for (one, other), evidence in self._evidence.items():
             if arm in (one, other):  # of units that meet either, these are the chances
                 propensity = shares[arm] / (shares[one] + shares[other])
-                evidence.observe(CHAMPION if arm == one else CHALLENGER, reward, propensity, unit, at)
-        self._units.add(unit)
-        self._counts[arm] += 1
-        self._sums[arm] += reward
+                counted |= evidence.observe(CHAMPION if arm == one else CHALLENGER, reward, propensity, unit, at)
+        if counted:
+            self._units.add(unit)
+            self._counts[arm] += 1
+            self._sums[arm] += reward
+
+    def take(self, rewards: Iterable[Rewarded], now: datetime) -> None:
+        """Take rewards as the event log has them, in order of arrival, those after `now` left out.
+
+        A reward for an answer that both arms give is left out: there the arms are known to be equal, so it is noise, and a
+        small lift over all requests is a large one where they differ. What both would answer does not depend on which one
+        did, so the test stays valid; it now speaks of the requests on which the arms differ, and the sign of the lift is the
+        same. Source: triggered analysis, Kohavi, Tang, Xu, Trustworthy Online Controlled Experiments (2020), chapter 20.
+        """
+        for one in rewards:
+            if one.at > now:
+                continue
+            if one.agreed:
+                self._agreed += 1
+            elif one.arm in self.arms:
+                self.observe(one.arm, one.reward, shares_at(one.arm, one.propensity, one.shares), one.unit, one.at)
 
     def drop(self, arm: str, reason: str) -> None:
         """Put a challenger out, for good: a guardrail was crossed, or a person says so."""
@@ -85,22 +129,34 @@ class BestArm:
 
     def standing(self, now: datetime) -> Standing:
         """What is proved by now. Whoever is out stays out."""
-        for (one, other), evidence in self._evidence.items():
+        verdicts = {pair: self._told(evidence.verdict(now)) for pair, evidence in self._evidence.items()}
+        for (one, other), verdict in verdicts.items():
             if {one, other} & self._out.keys():
                 continue
-            verdict = evidence.verdict(now)
             worse = {"promote": one, "abort": other}.get(verdict.decision)
             if worse is not None and worse != CHAMPION:
-                self._out[worse] = f"worse than {other if worse == one else one}: {verdict.reason}"
+                against = "" if len(self.arms) == 2 else f"worse than {other if worse == one else one}: "
+                self._out[worse] = against + verdict.reason
         inside = tuple(arm for arm in self.arms if arm != CHAMPION and arm not in self._out)
-        if not inside:
-            return Standing("abort", None, inside, dict(self._out))
-        if len(inside) == 1 and self._evidence[CHAMPION, inside[0]].verdict(now).decision == "promote":
-            return Standing("promote", inside[0], inside, dict(self._out))
-        return Standing("continue", None, inside, dict(self._out))
+        won = inside[0] if len(inside) == 1 and verdicts[CHAMPION, inside[0]].decision == "promote" else None
+        return Standing(
+            decision="promote" if won else "continue" if inside else "abort",
+            arm=won,
+            inside=inside,
+            out=dict(self._out),
+            verdicts={arm: verdicts[CHAMPION, arm] for arm in self.arms[1:]},
+            rewards=sum(self._counts.values()),
+        )
+
+    def _told(self, verdict: Verdict) -> Verdict:
+        """A verdict that says what was left out too."""
+        if not self._agreed:
+            return verdict
+        reason = f"{verdict.reason}; {self._agreed} more where both answer alike"
+        return replace(verdict, agreed=self._agreed, reason=reason)
 
     def shares(self, generator: np.random.Generator) -> dict[str, float]:
-        """What each arm should have next; they add up to 1, and who is out has 0."""
+        """The share that each arm should have from now on: they add up to 1, and who is out has 0."""
         inside = [arm for arm in self.arms if arm not in self._out]
         if len(inside) == 1:
             return {arm: float(arm == CHAMPION) for arm in self.arms}
@@ -115,3 +171,16 @@ class BestArm:
         floored = self.floor + (1.0 - self.floor * len(inside)) * wanted / wanted.sum()
         found = dict(zip(inside, floored.tolist(), strict=True))
         return {arm: found.get(arm, 0.0) for arm in self.arms}
+
+
+def check_floor(floor: float, challengers: int) -> None:
+    """Raise `BadInput` where so many challengers and the champion cannot all have this share."""
+    if not 0.0 < floor <= 1.0 / (challengers + 1):
+        raise BadInput(f"a floor of {floor:g} is too much for {challengers} challengers and the champion")
+
+
+def weigh(rewards: Iterable[Rewarded], alpha: float, now: datetime) -> Verdict:
+    """The verdict on a lone challenger by rewards in order of arrival, those after `now` left out."""
+    lone = BestArm((CHALLENGER,), alpha)
+    lone.take(rewards, now)
+    return lone.standing(now).verdict()

@@ -14,12 +14,13 @@ from typing import Any
 
 from evermoe.errors import Conflict, NotFound
 from registry import pages
-from registry.audit import storable
+from registry.audit import AuditRow, storable
+from registry.best_arm import Standing
 from registry.evidence import Verdict
 from registry.lease import Lease
 from registry.ledger import Ledger
 from registry.pages import Told
-from registry.rollout import Decision, Rollout
+from registry.rollout import Challenger, Decision, Rollout, listed
 from registry.tracking import Tracking
 from registry.versions import Version, Versions
 
@@ -39,7 +40,7 @@ class Controls:
     """The lease that a flow steers under; a person needs none (`registry/lease.py`)."""
 
     def open(self, rollout: Rollout, by: str, evidence: Mapping[str, Any] | None = None) -> Rollout:
-        """Put a challenger on trial. The same rollout again changes nothing.
+        """Put the challengers on trial. The same rollout again changes nothing.
 
         Raises `Conflict` as `Ledger.open` does, and when the champion was replaced while the challenger was made.
         """
@@ -51,20 +52,20 @@ class Controls:
         self._tell(opened)
         return opened
 
-    def apply(self, rollout: Rollout, decision: Decision, by: str, now: datetime, verdict: Verdict) -> Rollout:
+    def apply(self, rollout: Rollout, decision: Decision, by: str, now: datetime, proof: Standing) -> Rollout:
         """Carry out a decision made on `rollout` as it was read, and record it. Raises `Conflict` when it has changed since."""
-        after = self.carry_out(rollout, decision, by, now, verdict)
-        self.record(after, verdict, now)
+        after = self.carry_out(rollout, decision, by, now, proof)
+        self.record(after, proof, now)
         return after
 
-    def carry_out(self, rollout: Rollout, decision: Decision, by: str, now: datetime, verdict: Verdict) -> Rollout:
+    def carry_out(self, rollout: Rollout, decision: Decision, by: str, now: datetime, proof: Standing) -> Rollout:
         """Ledger and aliases: what users meet. Again after a failure, it goes on from where it failed.
 
         Raises `Conflict` when the rollout has changed since it was read, by another decision than this one.
         """
         try:
             after = self.ledger.apply(
-                rollout.id, decision, by, now, evidence_of(verdict), revision=rollout.revision, held=self.held
+                rollout.id, decision, by, now, evidence_of(rollout, proof), revision=rollout.revision, held=self.held
             )
         except Conflict:
             if not self._is_carried_out(rollout, decision, by):
@@ -74,9 +75,9 @@ class Controls:
             self._settle_aliases(self.ledger.list())
         return after
 
-    def record(self, rollout: Rollout, verdict: Verdict, now: datetime) -> None:
-        """MLflow: a point on the rollout's curves, a run for each decision that has none yet, the pages of the version."""
-        self.tracking.look(rollout, verdict, now)
+    def record(self, rollout: Rollout, proof: Standing, now: datetime) -> None:
+        """MLflow: a point on the rollout's curves, a run for each decision that has none yet, the pages of the versions."""
+        self.tracking.look(rollout, proof, now)
         self._tell(rollout)
 
     def settle(self) -> None:
@@ -87,9 +88,9 @@ class Controls:
         """
         rollouts = self.ledger.list()
         self._settle_aliases(rollouts)
-        newest = {one.challenger: one.id for one in rollouts}
+        newest = {arm.version: one.id for one in rollouts for arm in one.challengers}
         for one in rollouts[-2:]:  # two, because opening one may have closed the other
-            self._tell(one, in_pages=newest[one.challenger] == one.id)
+            self._tell(one, newest)
 
     def tell(self, version: Version, told: Told, rollout_run: str = "") -> None:
         """Write what became of a version into its description and its card."""
@@ -104,28 +105,34 @@ class Controls:
             if filled != card:
                 run.html(filled, pages.CARD)
 
-    def _tell(self, rollout: Rollout, in_pages: bool = True) -> None:
-        """A run in MLflow for each decision that has none yet; then the pages of the version that was tried, and its tags.
+    def _tell(self, rollout: Rollout, newest: Mapping[str, str] | None = None) -> None:
+        """A run in MLflow for each decision that has none yet; then the pages of the versions that were tried, and their tags.
 
-        Cheap where it was done before. A version that a person has deleted since has no pages.
+        Cheap where it was done before. A version that a person has deleted since has no pages; one of which another rollout
+        is the `newest` has that one's.
         """
         history = self.ledger.history(rollout.id)
         run_id = self.tracking.decisions(rollout, history)
+        for one in rollout.challengers:
+            if (newest or {}).get(one.version, rollout.id) == rollout.id:
+                self._tell_version(rollout, one, history, run_id)
+
+    def _tell_version(self, rollout: Rollout, tried: Challenger, history: Sequence[AuditRow], run_id: str) -> None:
         try:
-            version = self.versions.get(rollout.challenger)
+            version = self.versions.get(tried.version)
         except NotFound:
             return
         mark = f"{rollout.id} {rollout.revision}"
-        if not in_pages or version.tags.get(TOLD) == mark:
+        if version.tags.get(TOLD) == mark:
             return
-        self.tell(version, pages.of_rollout(rollout, history), run_id)
-        tags = {"evermoe.rollout_run": run_id, "evermoe.trial": rollout.status}
-        if not rollout.open:
-            tags |= {"evermoe.trial_reason": rollout.reason, "evermoe.decided_by": history[-1].by}
-        if rollout.status == "promoted":
+        self.tell(version, pages.of_rollout(rollout, history, tried), run_id)
+        tags = {"evermoe.rollout_run": run_id, "evermoe.trial": "aborted" if tried.out else rollout.status}
+        if tried.out or not rollout.open:
+            tags |= {"evermoe.trial_reason": tried.out or rollout.reason, "evermoe.decided_by": history[-1].by}
+        if rollout.status == "promoted" and not tried.out:
             tags["evermoe.replaced"] = rollout.champion
             with suppress(NotFound):
-                self.versions.tag(rollout.champion, {"evermoe.replaced_by": rollout.challenger})
+                self.versions.tag(rollout.champion, {"evermoe.replaced_by": tried.version})
         self.versions.tag(version.version, tags | {TOLD: mark})  # last: it says that nothing is missing
 
     def _settle_aliases(self, rollouts: Sequence[Rollout]) -> None:
@@ -145,7 +152,7 @@ class Controls:
             return
         if not rollouts[-1].open:
             self.versions.drop_alias("challenger")
-        elif self.versions.challenger() is None:
+        elif (named := self.versions.challenger()) is None or named.version in _out(rollouts[-1]):
             self.versions.set_alias("challenger", rollouts[-1].challenger)
 
     def _check_champion(self, rollout: Rollout) -> None:
@@ -154,9 +161,10 @@ class Controls:
         champion = self.versions.champion()
         if champion is None or champion.version != rollout.champion:
             now = f"version {champion.version}" if champion else "none"
+            versions = listed(one.version for one in rollout.challengers)
             raise Conflict(
-                f"version {rollout.challenger} cannot be tried against version {rollout.champion}: the champion is {now} by "
-                "now; start an update to make a challenger of it"
+                f"version {versions} cannot be tried against version {rollout.champion}: the champion is {now} by now; start "
+                "an update to make a challenger of it"
             )
 
     def _is_carried_out(self, rollout: Rollout, decision: Decision, by: str) -> bool:
@@ -167,8 +175,19 @@ class Controls:
         return row is not None and (row.action, row.share, row.by, row.reason) == mine
 
 
-def evidence_of(verdict: Verdict) -> dict[str, Any]:
-    """What the audit and MLflow keep of a verdict."""
+def _out(rollout: Rollout) -> set[str]:
+    return {one.version for one in rollout.challengers if one.out}
+
+
+def evidence_of(rollout: Rollout, proof: Standing) -> dict[str, Any]:
+    """What the audit and MLflow keep of a proof: the figures of one challenger, or of each by its version under `arms`."""
+    if not rollout.several:
+        return _figures(proof.verdict())
+    arms = {rollout.version(arm): _figures(verdict) for arm, verdict in proof.verdicts.items()}
+    return {"at": proof.verdict().at.isoformat(), "rewards": proof.rewards, "arms": arms}
+
+
+def _figures(verdict: Verdict) -> dict[str, Any]:
     figures = asdict(verdict)
     low, high = figures.pop("interval")
     rewards, means = figures.pop("rewards"), figures.pop("means")

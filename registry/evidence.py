@@ -21,8 +21,8 @@ failure is known, failures weigh more in the verdict than in the traffic.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -71,10 +71,12 @@ class _Counted:
 class Evidence:
     """Rewards of one rollout and what they prove so far."""
 
-    def __init__(self, alpha: float = 0.05) -> None:
+    def __init__(self, alpha: float = 0.05, names: tuple[str, str] = (CHAMPION, CHALLENGER)) -> None:
+        """`names` are how a verdict's reason calls the two arms."""
         if not 0.0 < alpha < 1.0:
             raise BadInput(f"alpha is {alpha}; it must lie between 0 and 1, 0.05 say")
         self.alpha = alpha
+        self._names = names
         self.threshold = 2.0 / alpha
         self.ignored = 0
         self._counted: list[_Counted] = []
@@ -124,7 +126,7 @@ class Evidence:
             threshold=self.threshold,
             rewards=counts,
             means=means,
-            reason=_reason(decision, e_promote, e_abort, self.threshold, counts, means, interval),
+            reason=_reason(self._names, decision, e_promote, e_abort, self.threshold, counts, means, interval),
             at=now,
         )
 
@@ -156,28 +158,8 @@ class Rewarded(Protocol):
     def agreed(self) -> bool: ...
     @property
     def requested_at(self) -> datetime: ...
-
-
-def weigh(rewards: Iterable[Rewarded], alpha: float, now: datetime) -> Verdict:
-    """The verdict on rewards in order of arrival, those after `now` left out.
-
-    A reward for an answer that both arms give is left out: there the arms are known to be equal, so it is noise, and a small
-    lift over all requests is a large one where they differ. What both would answer does not depend on which one did, so the
-    test stays valid; it now speaks of the requests on which the arms differ, and the sign of the lift is the same.
-    Source: triggered analysis, Kohavi, Tang, Xu, Trustworthy Online Controlled Experiments (2020), chapter 20.
-    """
-    evidence, agreed = Evidence(alpha), 0
-    for one in rewards:
-        if one.at > now:
-            continue
-        if one.agreed:
-            agreed += 1
-        else:
-            evidence.observe(one.arm, one.reward, one.propensity, one.unit, one.at)
-    verdict = evidence.verdict(now)
-    if not agreed:
-        return verdict
-    return replace(verdict, agreed=agreed, reason=f"{verdict.reason}; {agreed} more where both answer alike")
+    @property
+    def shares(self) -> Mapping[str, float] | None: ...
 
 
 def _together(counted: list[_Counted]) -> Outcome:
@@ -192,6 +174,7 @@ def _exp(log: float) -> float:
 
 
 def _reason(
+    names: tuple[str, str],
     decision: str,
     e_promote: float,
     e_abort: float,
@@ -201,9 +184,9 @@ def _reason(
     interval: tuple[float, float],
 ) -> str:
     """One line for the console, MLflow and the audit."""
-    challenger, champion = (
-        f"{arm} {mean:.3f} over {counts[arm]}" if (mean := means[arm]) is not None else f"{arm} without rewards"
-        for arm in (CHALLENGER, CHAMPION)
+    champion, challenger = (
+        f"{name} {mean:.3f} over {counts[arm]}" if (mean := means[arm]) is not None else f"{name} without rewards"
+        for name, arm in zip(names, (CHAMPION, CHALLENGER), strict=True)
     )
     seen = f"{challenger}, {champion}; lift in [{interval[0]:+.3f}, {interval[1]:+.3f}]"
     if decision == "promote":

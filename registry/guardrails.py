@@ -19,7 +19,7 @@ which costs a release and no user; and where the previous champion had few reque
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -27,7 +27,7 @@ from typing import Protocol
 import numpy as np
 
 from evermoe.errors import BadInput
-from registry.assignment import CHALLENGER, CHAMPION
+from registry.assignment import CHALLENGER, CHAMPION, shares_at
 from registry.betting import log_wealth, log_wealth_over_limit, outcomes_of
 
 NAMES = ("errors", "slow answers", "empty answers")
@@ -43,6 +43,8 @@ class Marked(Protocol):
     def arm(self) -> str: ...
     @property
     def propensity(self) -> float: ...
+    @property
+    def shares(self) -> Mapping[str, float] | None: ...
     @property
     def failed(self) -> bool: ...
     @property
@@ -92,20 +94,34 @@ class Guarded:
     """The champion's rate, or the previous champion's upper end."""
     e_value: float
     reason: str
+    arm: str = CHALLENGER
+    """Whose it is."""
 
 
-def against_champion(units: Sequence[Marked], limits: Limits) -> tuple[Guarded, ...]:
-    """Every guardrail over the first requests of a rollout's units, in order of time."""
-    drawn = [one for one in units if one.arm in (CHAMPION, CHALLENGER) and 0.0 < one.propensity < 1.0]
-    arms = np.array([one.arm == CHALLENGER for one in drawn], dtype=bool)
-    shares = np.array([one.propensity if one.arm == CHALLENGER else 1.0 - one.propensity for one in drawn])
+def against_champion(units: Sequence[Marked], limits: Limits, arm: str = CHALLENGER) -> tuple[Guarded, ...]:
+    """Every guardrail of a challenger's arm over the first requests of a rollout's units, in order of time.
+
+    Of several challengers, each is held against the champion over the units that met either, as if there were no other.
+    """
+    drawn, chances = [], []
+    for one in units:
+        if one.arm in (CHAMPION, arm) and 0.0 < (chance := _chance(one, arm)) < 1.0:
+            drawn.append(one)
+            chances.append(chance)
+    arms, shares = np.array([one.arm == arm for one in drawn], dtype=bool), np.array(chances)
     found = []
     for name, margin, marks in zip(NAMES, limits.margins, _marks(drawn), strict=True):
         log_e = log_wealth(outcomes_of(1.0 * arms, marks, shares), margin)  # against: the excess is at most the margin
         e_value = math.exp(min(log_e, 700.0))
         ours, theirs = _mean(marks[arms]), _mean(marks[~arms])
-        found.append(_guarded(name, e_value, limits.threshold, ours, theirs, margin, "the champion's"))
+        found.append(_guarded(name, e_value, limits.threshold, ours, theirs, margin, "the champion's", arm))
     return tuple(found)
+
+
+def _chance(unit: Marked, arm: str) -> float:
+    """Of a unit that meets the champion or this arm, the chance that it is the arm."""
+    shares = shares_at(unit.arm, unit.propensity, unit.shares)
+    return shares.get(arm, 0.0) / (shares.get(arm, 0.0) + shares[CHAMPION])
 
 
 def against_past(now: Sequence[Marked], before: Sequence[Marked], limits: Limits) -> tuple[Guarded, ...]:
@@ -127,11 +143,18 @@ def _marks(units: Sequence[Marked]) -> list[np.ndarray]:
 
 
 def _guarded(
-    name: str, e_value: float, threshold: float, rate: float | None, against: float | None, margin: float, whose: str
+    name: str,
+    e_value: float,
+    threshold: float,
+    rate: float | None,
+    against: float | None,
+    margin: float,
+    whose: str,
+    arm: str = CHALLENGER,
 ) -> Guarded:
     ours, theirs = (f"{one:.1%}" if one is not None else "unknown" for one in (rate, against))
     said = f"{name} {ours}, {whose} {theirs}, {margin:.0%} more allowed; e-value {e_value:.3g}, {threshold:g} stops"
-    return Guarded(name, e_value >= threshold, rate, against, e_value, said)
+    return Guarded(name, e_value >= threshold, rate, against, e_value, said, arm)
 
 
 def _mean(marks: np.ndarray) -> float | None:

@@ -6,10 +6,13 @@ database with the event log (SQLite or PostgreSQL by URL) but neither its tables
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,11 +21,12 @@ from sqlalchemy.engine import Connection, RowMapping
 from evermoe.errors import Conflict, HomeTooNew, NotFound, StorageUnavailable
 from monitoring import database
 from registry import audit, lease
+from registry.assignment import CHAMPION, arm_of, whole
 from registry.audit import AUDIT, AuditRow, Verification, metadata, storable, stored
 from registry.lease import LASTS, Lease
-from registry.rollout import Decision, Rollout, transition
+from registry.rollout import Challenger, Decision, Rollout, listed, transition
 
-SCHEMA = 2
+SCHEMA = 3
 _POSTGRES_LOCK = 0x65766572  # one writer at a time; SQLite locks the file by itself
 
 _schema = sa.Table("ledger_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
@@ -32,9 +36,10 @@ _rollouts = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("month", sa.Text, nullable=False),
     sa.Column("champion", sa.Text, nullable=False),
-    sa.Column("challenger", sa.Text, nullable=False),
+    sa.Column(
+        "challengers", sa.Text, nullable=False, server_default="[]"
+    ),  # JSON: version, arm, share and, where it is out, why
     sa.Column("salt", sa.Text, nullable=False, unique=True),
-    sa.Column("share", sa.Float, nullable=False),
     sa.Column("step", sa.Integer, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("opened_at", sa.Text, nullable=False),
@@ -49,14 +54,46 @@ _rollouts = sa.Table(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a gateway needs to route: two versions, a salt and a share. `revision` changes whenever any of them may have."""
+    """What a gateway needs to route: the champion, the challengers with their shares, and a salt.
+
+    `revision` changes whenever any of them may have.
+    """
 
     rollout: str
     champion: str
-    challenger: str
+    challengers: tuple[Challenger, ...]
     salt: str
-    share: float
     revision: int
+
+    @property
+    def inside(self) -> tuple[Challenger, ...]:
+        """The challengers that are not out."""
+        return tuple(one for one in self.challengers if not one.out)
+
+    @property
+    def challenger(self) -> str:
+        """The version on trial; of several, the first that is in."""
+        return self.inside[0].version
+
+    @property
+    def share(self) -> float:
+        """The part of the units that meet a challenger."""
+        return math.fsum(one.share for one in self.challengers)
+
+    @cached_property
+    def shares(self) -> Mapping[str, float]:
+        """What units are assigned by: arms that are out are named too, with a share of 0."""
+        return {one.arm: one.share for one in self.challengers}
+
+    @cached_property
+    def logged(self) -> dict[str, float]:
+        """The shares of all arms, the champion's first, as requests are logged with them."""
+        return whole(self.shares)
+
+    @cached_property
+    def versions(self) -> Mapping[str, str]:
+        """The version that the units of each arm meet."""
+        return {CHAMPION: self.champion, **{one.arm: one.version for one in self.challengers}}
 
 
 class Ledger:
@@ -84,10 +121,10 @@ class Ledger:
     def open(
         self, rollout: Rollout, by: str, evidence: Mapping[str, Any] | None = None, *, held: Lease | None = None
     ) -> Rollout:
-        """Store a new rollout. The same month, champion and challenger again returns the one that is stored (a retry).
+        """Store a new rollout. The same month, champion and challengers again return the one that is stored (a retry).
 
         `held` is the lease it is opened under; without one, whoever holds it is fenced. Raises `Conflict` when that month
-        already opened another challenger against this champion, or when a rollout is open, and `Fenced`.
+        already opened other challengers against this champion, or when a rollout is open, and `Fenced`.
         """
         with self._writing() as db:
             if held is not None:
@@ -98,8 +135,8 @@ class Ledger:
                 .first()
             )
             if same is not None:
-                if same["challenger"] == rollout.challenger:
-                    return _rollout(same)
+                if _versions(known := _rollout(same)) == _versions(rollout):
+                    return known
                 raise Conflict(
                     f"{rollout.month} already opened rollout {same['id']} against version {rollout.champion} ({same['status']})"
                 )
@@ -113,7 +150,8 @@ class Ledger:
             if held is None:
                 lease.take_over(db, by, rollout.opened_at)
             db.execute(_rollouts.insert().values(**_values(rollout)))
-            reason = rollout.reason or f"{rollout.month}: version {rollout.challenger} against {rollout.champion}"
+            tried = f"version{'s' if rollout.several else ''} {listed(one.version for one in rollout.challengers)}"
+            reason = rollout.reason or f"{rollout.month}: {tried} against {rollout.champion}"
             _write_down(db, rollout, rollout.opened_at, by, "open", reason, evidence)
             return rollout
 
@@ -167,7 +205,7 @@ class Ledger:
         """How to route now, or None when every unit meets the champion."""
         if (rollout := self.running()) is None:
             return None
-        return Plan(rollout.id, rollout.champion, rollout.challenger, rollout.salt, rollout.share, rollout.revision)
+        return Plan(rollout.id, rollout.champion, rollout.challengers, rollout.salt, rollout.revision)
 
     def get(self, rollout_id: str) -> Rollout:
         """One rollout. Raises `NotFound`."""
@@ -231,11 +269,13 @@ class Ledger:
                         return
         with self._writing() as db:
             metadata.create_all(db)  # of format 1, all but the leases are there
-            audit.protect(db)
-            if db.scalar(sa.select(sa.func.count()).select_from(_schema)) == 0:
+            written = db.scalar(sa.select(sa.func.max(_schema.c.version)))
+            if written is None:
                 db.execute(_schema.insert().values(version=SCHEMA))
-            else:
+            elif written < SCHEMA:  # another process may have been here first
+                _name_challengers(db)
                 db.execute(_schema.update().values(version=SCHEMA))
+            audit.protect(db)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -262,6 +302,17 @@ class Ledger:
             raise database.unavailable(self._engine, error) from error
 
 
+def _name_challengers(db: Connection) -> None:
+    """Format 3: a rollout names its challengers, each with its share, and the audit the share of each."""
+    db.execute(sa.text("ALTER TABLE audit ADD COLUMN shares TEXT"))
+    db.execute(sa.text("ALTER TABLE rollouts ADD COLUMN challengers TEXT NOT NULL DEFAULT '[]'"))
+    for row in db.execute(sa.text("SELECT id, challenger, share FROM rollouts")).all():
+        alone = Challenger(row.challenger, arm_of(row.challenger, alone=True), row.share)
+        db.execute(_rollouts.update().filter_by(id=row.id).values(challengers=_stored((alone,))))
+    for column in ("challenger", "share"):
+        db.execute(sa.text(f"ALTER TABLE rollouts DROP COLUMN {column}"))
+
+
 def _write_down(
     db: Connection,
     rollout: Rollout,
@@ -279,6 +330,7 @@ def _write_down(
         by=by,
         action=action,
         share=rollout.share,
+        shares={one.version: one.share for one in rollout.challengers},
         reason=reason,
         evidence=evidence or {},
     )
@@ -297,14 +349,25 @@ def _values(rollout: Rollout) -> dict[str, Any]:
     values = {field.name: getattr(rollout, field.name) for field in fields(rollout)}
     for name in ("opened_at", "step_started_at", "closed_at"):
         values[name] = None if values[name] is None else stored(values[name])
-    return values | {"reason": storable(rollout.reason), "open_slot": 1 if rollout.open else None}
+    values |= {"challengers": _stored(rollout.challengers), "reason": storable(rollout.reason)}
+    return values | {"open_slot": 1 if rollout.open else None}
+
+
+def _stored(challengers: Sequence[Challenger]) -> str:
+    """Challengers as JSON text."""
+    return json.dumps([asdict(one) | {"out": storable(one.out)} for one in challengers])
+
+
+def _versions(rollout: Rollout) -> set[str]:
+    return {one.version for one in rollout.challengers}
 
 
 def _rollout(row: RowMapping) -> Rollout:
     values = {field.name: row[field.name] for field in fields(Rollout)}
     for name in ("opened_at", "step_started_at", "closed_at"):
         values[name] = None if values[name] is None else datetime.fromisoformat(values[name])
-    return Rollout(**values)
+    arms = tuple(Challenger(**one) for one in json.loads(values["challengers"]))
+    return Rollout(**values | {"challengers": arms})
 
 
 def _first_line(error: Exception) -> str:

@@ -34,6 +34,7 @@ from typing import Protocol
 
 from evermoe.errors import NotReady
 from registry.assignment import CHALLENGER, CHAMPION
+from registry.best_arm import Standing
 from registry.evidence import Evidence, Rewarded
 from registry.rollout import Policy, Rollout, decide, new_rollout, transition
 
@@ -103,7 +104,7 @@ class Ramp:
         if not self._rollout.open or not (self._fresh or spent):
             return
         self._fresh = False
-        decision = decide(self._rollout, self._evidence.verdict(now), self.policy, now, self._since)
+        decision = decide(self._rollout, Standing.of(self._evidence.verdict(now)), self.policy, now, self._since)
         after = transition(self._rollout, decision, now)
         self._since = 0 if after.step != self._rollout.step else self._since
         self._rollout = after

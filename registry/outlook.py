@@ -6,11 +6,15 @@ Changes nothing. The look that does is `flows/rollout.py`'s.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import blake2b
+
+import numpy as np
 
 from monitoring.events import Reward
-from registry.evidence import Verdict, weigh
+from registry.best_arm import BestArm, Standing
+from registry.evidence import Verdict
 from registry.rollout import Decision, Policy, Rollout, Watch, decide
 
 
@@ -18,18 +22,28 @@ from registry.rollout import Decision, Policy, Rollout, Watch, decide
 class Weighed:
     """What the rewards of a rollout prove, and when each of those came that tell the arms apart."""
 
-    verdict: Verdict
+    standing: Standing
     told_at: tuple[datetime, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """On the challenger; of several, on the first that is in."""
+        return self.standing.verdict()
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What the rewards prove, how many of them came since the share last changed, and what follows from it."""
+    """What the rewards prove, how many of them came since the shares last changed, and what follows from it."""
 
-    verdict: Verdict
+    standing: Standing
     since_step: int
     next: Decision
     watch: Watch
+
+    @property
+    def verdict(self) -> Verdict:
+        """As in `Weighed`."""
+        return self.standing.verdict()
 
 
 def in_time(rewards: Sequence[Reward], policy: Policy, now: datetime) -> list[Reward]:
@@ -37,14 +51,27 @@ def in_time(rewards: Sequence[Reward], policy: Policy, now: datetime) -> list[Re
     return [reward for reward in rewards if reward.at <= now and reward.at - reward.requested_at <= policy.window]
 
 
-def weighed(rewards: Sequence[Reward], policy: Policy, now: datetime) -> Weighed:
-    """What rewards in order of arrival prove, those left out that are not in time."""
+def weighed(rollout: Rollout, rewards: Sequence[Reward], policy: Policy, now: datetime) -> Weighed:
+    """What a rollout's rewards in order of arrival prove, those left out that are not in time.
+
+    It follows from the log and the ledger alone: whoever looks, and however often the controller was started, sees the same.
+    Thompson's draws come from a generator that the salt and the revision seed.
+    """
     seen = in_time(rewards, policy, now)
-    return Weighed(weigh(seen, policy.alpha, now), tuple(reward.at for reward in seen if not reward.agreed))
+    arms = BestArm([one.arm for one in rollout.challengers], policy.alpha, policy.floor)
+    for one in rollout.challengers:
+        if one.out:
+            arms.drop(one.arm, one.out)
+    arms.take(seen, now)
+    standing = arms.standing(now)
+    if rollout.several:
+        seed = int.from_bytes(blake2b(f"{rollout.salt} {rollout.revision}".encode(), digest_size=8).digest())
+        standing = replace(standing, wanted=arms.shares(np.random.default_rng(seed)))
+    return Weighed(standing, tuple(reward.at for reward in seen if not reward.agreed))
 
 
 def outlook(rollout: Rollout, proof: Weighed, policy: Policy, now: datetime, watch: Watch = Watch()) -> Outlook:
     """What follows for `rollout` as it stands."""
     since_step = sum(at >= rollout.step_started_at for at in proof.told_at)
-    decision = decide(rollout, proof.verdict, policy, now, since_step, watch)
-    return Outlook(proof.verdict, since_step, decision, watch)
+    decision = decide(rollout, proof.standing, policy, now, since_step, watch)
+    return Outlook(proof.standing, since_step, decision, watch)

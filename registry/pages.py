@@ -14,7 +14,7 @@ from html import escape
 from typing import Any
 
 from registry.audit import AuditRow
-from registry.rollout import Rollout
+from registry.rollout import Challenger, Rollout, listed
 
 CARD = "card.html"
 MOST_WORDS = 4900  # MLflow's databases keep 5000 characters of a description
@@ -34,16 +34,22 @@ class Told:
     decisions: tuple[AuditRow, ...] = ()
 
 
-def of_rollout(rollout: Rollout, history: Sequence[AuditRow]) -> Told:
-    """What a rollout's audit, the oldest row first, says of its challenger."""
+def of_rollout(rollout: Rollout, history: Sequence[AuditRow], tried: Challenger | None = None) -> Told:
+    """What a rollout's audit, the oldest row first, says of a challenger; without one, of the only one."""
+    tried = tried or rollout.challengers[0]
     if not history:
-        return Told(_sentence(rollout))
+        return Told(_sentence(rollout, tried))
     last = history[-1]
     evidence = last.evidence or next((row.evidence for row in reversed(history) if row.evidence), {})
-    facts = [("decided by", f"{last.by}, {last.at:%Y-%m-%d %H:%M}"), ("reason", last.reason)]
+    evidence = evidence.get("arms", {}).get(tried.version, evidence)
+    facts = [("decided by", f"{last.by}, {last.at:%Y-%m-%d %H:%M}"), ("reason", tried.out or last.reason)]
+    if rollout.several:
+        facts.append(
+            ("tried together with", listed(f"version {one.version}" for one in rollout.challengers if one is not tried))
+        )
     if "e_promote" in evidence:
-        facts += _proof(rollout, evidence)
-    return Told(_sentence(rollout), (*facts, ("rollout", rollout.id)), tuple(history))
+        facts += _proof(rollout, tried, evidence)
+    return Told(_sentence(rollout, tried), (*facts, ("rollout", rollout.id)), tuple(history))
 
 
 def in_markdown(told: Told, link: str = "") -> str:
@@ -60,7 +66,7 @@ def in_html(told: Told, run_id: str = "") -> str:
     facts = (*told.facts, *((("its run in MLflow", run_id),) if run_id else ()))
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>" for name, fact in facts)
     rows = "".join(
-        f"<tr><td>{row.at:%Y-%m-%d %H:%M}</td><td>{escape(row.action)}</td><td>{row.share:.0%}</td><td>{escape(row.by)}</td>"
+        f"<tr><td>{row.at:%Y-%m-%d %H:%M}</td><td>{escape(row.action)}</td><td>{shared(row)}</td><td>{escape(row.by)}</td>"
         f"<td>{escape(row.reason)}</td></tr>"
         for row in told.decisions
     )
@@ -85,6 +91,13 @@ def fill_card(page: str, section: str, number: str) -> str:
     return _HTML_SECTION.sub(_literally(section), page, count=1).replace(NUMBER, NUMBER.replace("VERSION", number))
 
 
+def shared(row: AuditRow) -> str:
+    """The share, or of several challengers each one's: `5: 20%, 6: 35%`."""
+    if len(row.shares) < 2:
+        return f"{row.share:.0%}"
+    return ", ".join(f"{version}: {share:.0%}" for version, share in row.shares.items())
+
+
 def plain(text: str, most: int = 400) -> str:
     """Foreign text in one line of Markdown: nothing in it is a mark, a tag or a link."""
     line = " ".join(text.split())
@@ -98,11 +111,13 @@ def _literally(section: str) -> Callable[[re.Match[str]], str]:
     return lambda _: section
 
 
-def _sentence(rollout: Rollout) -> str:
-    new, old = f"Version {rollout.challenger}", f"version {rollout.champion}"
-    if rollout.open:
+def _sentence(rollout: Rollout, tried: Challenger) -> str:
+    new, old = f"Version {tried.version}", f"version {rollout.champion}"
+    if rollout.open and not tried.out:
         since = f"since {rollout.opened_at:%Y-%m-%d}{', paused' if rollout.status == 'paused' else ''}"
-        return f"{new} is on trial against {old} {since}: {rollout.share:.0%} of the units meet it."
+        return f"{new} is on trial against {old} {since}: {tried.share:.0%} of the units meet it."
+    if tried.out:
+        return f"{new} did not replace {old}: it was put out of the trial."
     when = f"{rollout.closed_at:%Y-%m-%d}" if rollout.closed_at else "no day"
     return {
         "promoted": f"{new} replaced {old} on {when}.",
@@ -112,11 +127,11 @@ def _sentence(rollout: Rollout) -> str:
     }[rollout.status]
 
 
-def _proof(rollout: Rollout, evidence: dict[str, Any]) -> list[tuple[str, str]]:
+def _proof(rollout: Rollout, tried: Challenger, evidence: dict[str, Any]) -> list[tuple[str, str]]:
     """The figures of a verdict, as `registry.controls.evidence_of` keeps them."""
     counted = [
         f"version {version} {evidence.get(f'mean_{arm}', float('nan')):.3f} over {evidence.get(f'rewards_{arm}', 0)}"
-        for arm, version in (("challenger", rollout.challenger), ("champion", rollout.champion))
+        for arm, version in (("challenger", tried.version), ("champion", rollout.champion))
     ]
     agreed = f"; {evidence['agreed']} more where both answer alike" if evidence.get("agreed") else ""
     return [

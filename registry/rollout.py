@@ -1,31 +1,39 @@
 """The life of a rollout as a state machine: what it is, what may happen to it, and what should happen next.
 
-Pure: knows no database, no clock, no MLflow, no feedback but a verdict. `decide` takes observations and returns a Decision;
-`transition` turns a rollout and a Decision into the next rollout. The ledger stores it, a flow calls it.
+Pure: knows no database, no clock, no MLflow, no feedback but what it proves. `decide` takes observations and returns a
+Decision; `transition` turns a rollout and a Decision into the next rollout. The ledger stores it, a flow calls it.
 
-    running ──advance/share/hold──▶ running ──promote──▶ promoted ──revert──▶ reverted   (the champion before it is back)
-       │ ▲                            ├──────abort────▶ aborted
-     pause resume                     └─inconclusive──▶ inconclusive    (the budget of days or rewards is spent, or superseded)
+    running ──advance/shift/share/drop/hold──▶ running ──promote──▶ promoted ──revert──▶ reverted   (the champion before it
+       │ ▲                                       ├──────abort────▶ aborted                            is back)
+     pause resume                                └─inconclusive──▶ inconclusive    (the budget is spent, or superseded)
        ▼ │
-     paused: keeps its share and its units, gathers evidence, moves by hand; a crossed guardrail aborts it all the same
+     paused: keeps its shares and its units, gathers evidence, moves by hand; a crossed guardrail puts a version out all the same
 
-Guardrails (`guardrails.py`) can only stop: abort what is open, revert what was promoted. Signals (`signals.py`) can only pause.
+One challenger climbs a ramp (`advance`); of several, shares follow what is hoped of each (`shift`), and one that is proved
+worse, or crosses a guardrail, is out (`drop`) while the others go on. What is proved is `best_arm.py`'s, for one as for several.
+
+Guardrails (`guardrails.py`) can only stop: put out what is open, revert what was promoted. Signals (`signals.py`) can only pause.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from evermoe.errors import BadInput, Conflict
-from registry.evidence import Verdict
+from registry.assignment import CHAMPION, arm_of, whole
+from registry.best_arm import Standing, check_floor
 from registry.guardrails import Guarded, Limits
 from registry.signals import Signal
 
 Status = Literal["running", "paused", "promoted", "aborted", "inconclusive", "reverted"]
-Action = Literal["hold", "advance", "share", "pause", "resume", "promote", "abort", "inconclusive", "revert"]
-Cause = Literal["paused", "top", "harm", "few", "guardrail"]
+Action = Literal[
+    "hold", "advance", "shift", "share", "drop", "pause", "resume", "promote", "abort", "inconclusive", "revert"
+]
+Cause = Literal["paused", "top", "harm", "few", "guardrail", "settled"]
 
 OPEN: tuple[Status, ...] = ("running", "paused")
 CLOSES: dict[str, Status] = {"promote": "promoted", "abort": "aborted", "inconclusive": "inconclusive"}
@@ -35,8 +43,11 @@ CLOSES: dict[str, Status] = {"promote": "promoted", "abort": "aborted", "inconcl
 class Policy:
     """How a rollout climbs, and what ends it.
 
-    `shares` is the ramp: the challenger's share of the units at each step, rising within (0, 1). After `max_days`, or with
-    `max_rewards` counted, an undecided rollout ends and the champion stays. Feedback counts within `feedback_days` of its request.
+    `shares` is the ramp: the challenger's share of the units at each step, rising within (0, 1). Several challengers begin at
+    the `floor` each, and never have less while they are in; together they climb no faster than a step of the ramp at a time,
+    and beyond its top go where feedback leads. Their shares move by `least_move` of the units or not at all. After `max_days`,
+    or with `max_rewards` counted, an undecided rollout ends and the champion stays. Feedback counts within `feedback_days` of its
+    request.
     """
 
     alpha: float = 0.05
@@ -45,6 +56,8 @@ class Policy:
     max_days: float = 62
     max_rewards: int = 60_000
     feedback_days: float = 14
+    floor: float = 0.05
+    least_move: float = 0.1
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -60,6 +73,8 @@ class Policy:
             )
         if not 0.0 < self.alpha < 1.0:
             raise BadInput(f"rollout alpha is {self.alpha}; it must lie between 0 and 1")
+        if not 0.0 < self.floor <= 0.5 or not 0.0 <= self.least_move < 1.0:
+            raise BadInput("rollout floor must be above 0 and at most 0.5, least_move 0 or more and below 1")
         if self.min_rewards_per_step < 1 or self.max_rewards < 1 or self.max_days <= 0 or self.feedback_days <= 0:
             raise BadInput(
                 "rollout min_rewards_per_step and max_rewards must be 1 or more, max_days and feedback_days above 0"
@@ -67,15 +82,27 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Challenger:
+    """A version on trial: its arm in the event log, its share of the units, and why it is out, where it is."""
+
+    version: str
+    arm: str
+    share: float
+    out: str = ""
+
+
+@dataclass(frozen=True)
 class Rollout:
-    """One challenger's trial against one champion. `step` counts how often the share has changed; `revision` every change."""
+    """The trial of one challenger, or of several, against one champion.
+
+    `step` counts how often the shares have changed; `revision` every change.
+    """
 
     id: str
     month: str
     champion: str
-    challenger: str
+    challengers: tuple[Challenger, ...]
     salt: str
-    share: float
     step: int
     status: Status
     opened_at: datetime
@@ -86,8 +113,51 @@ class Rollout:
 
     @property
     def open(self) -> bool:
-        """Whether units still meet the challenger."""
+        """Whether units still meet a challenger."""
         return self.status in OPEN
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one version was put on trial."""
+        return len(self.challengers) > 1
+
+    @property
+    def inside(self) -> tuple[Challenger, ...]:
+        """The challengers that are not out, in the order in which they were named."""
+        return tuple(one for one in self.challengers if not one.out)
+
+    @property
+    def challenger(self) -> str:
+        """The version on trial; of several the one that was promoted, or else the first that is in."""
+        return (*self.inside, *self.challengers)[0].version
+
+    @property
+    def share(self) -> float:
+        """The part of the units that meet a challenger."""
+        return math.fsum(one.share for one in self.challengers)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each challenger's arm, which is what units are assigned by (`registry.assignment.assign`)."""
+        return {one.arm: one.share for one in self.challengers}
+
+    def version(self, arm: str) -> str:
+        """The version that an arm's units meet."""
+        return {CHAMPION: self.champion, **{one.arm: one.version for one in self.challengers}}[arm]
+
+
+def content_of(rollout: Rollout) -> dict[str, Any]:
+    """A rollout as JSON holds it, for programs."""
+    content = asdict(rollout) | {"challenger": rollout.challenger, "share": rollout.share}
+    for name in ("opened_at", "step_started_at", "closed_at"):
+        content[name] = content[name].isoformat() if content[name] is not None else None
+    return content
+
+
+def listed(versions: Iterable[str], last: str = "and") -> str:
+    """`5`, `5 and 6`, `5, 6 and 7`."""
+    *others, end = versions
+    return f"{', '.join(others)} {last} {end}" if others else end
 
 
 @dataclass(frozen=True)
@@ -100,7 +170,16 @@ class Watch:
     @property
     def crossed(self) -> str:
         """Why to stop; empty where no guardrail is crossed."""
-        return "; ".join(f"guardrail crossed: {one.reason}" for one in self.guardrails if one.crossed)
+        return "; ".join(self.fallen.values())
+
+    @property
+    def fallen(self) -> dict[str, str]:
+        """The arms that crossed a guardrail, each with the reason to stop it."""
+        reasons: dict[str, list[str]] = {}
+        for one in self.guardrails:
+            if one.crossed:
+                reasons.setdefault(one.arm, []).append(f"guardrail crossed: {one.reason}")
+        return {arm: "; ".join(said) for arm, said in reasons.items()}
 
     @property
     def alarm(self) -> str:
@@ -110,80 +189,153 @@ class Watch:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with a rollout, the challenger's share after it, and why.
+    """What to do with a rollout, the part of the units that meet a challenger after it, and why.
 
-    `cause` names what decided where the action alone does not say it: what a hold waits for, or a guardrail.
+    `cause` names what decided where the action alone does not say it: what a hold waits for, or a guardrail. Of several
+    challengers, `shares` are those of all arms that change, and `out` says who goes, and why.
     """
 
     action: Action
     share: float
     reason: str
     cause: Cause | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    out: Mapping[str, str] = field(default_factory=dict)
 
 
 def new_rollout(
-    id: str, month: str, champion: str, challenger: str, salt: str, policy: Policy, now: datetime
+    id: str, month: str, champion: str, challengers: str | Sequence[str], salt: str, policy: Policy, now: datetime
 ) -> Rollout:
-    """A rollout at the foot of the ramp. The salt must be new for each rollout, or its arms repeat the last one's."""
-    if champion == challenger:
+    """A rollout of one version, at the foot of the ramp, or of several, each at the floor.
+
+    The salt must be new for each rollout, or its arms repeat the last one's.
+    """
+    versions = (challengers,) if isinstance(challengers, str) else tuple(challengers)
+    if champion in versions:
         raise BadInput(f"version {champion} cannot be rolled out against itself")
-    return Rollout(id, month, champion, challenger, salt, policy.shares[0], 0, "running", now, now)
+    if not versions or len(set(versions)) < len(versions):
+        raise BadInput("name one version, or several different ones, to put on trial")
+    alone = len(versions) == 1
+    if not alone:
+        check_floor(policy.floor, len(versions))
+    share = policy.shares[0] if alone else policy.floor
+    arms = tuple(Challenger(version, arm_of(version, alone), share) for version in versions)
+    return Rollout(id, month, champion, arms, salt, 0, "running", now, now)
 
 
 def decide(
-    rollout: Rollout, verdict: Verdict, policy: Policy, now: datetime, rewards_since_step: int, watch: Watch = Watch()
+    rollout: Rollout, proof: Standing, policy: Policy, now: datetime, rewards_since_step: int, watch: Watch = Watch()
 ) -> Decision:
-    """The next step of a rollout. `rewards_since_step` counts new rewards, of either arm, since its share last changed.
+    """The next step of a rollout. `rewards_since_step` counts new rewards, of any arm, since its shares last changed.
 
-    A crossed guardrail aborts before anything else, a paused rollout too. An alarm pauses before a verdict is acted on: where
-    units do not meet the arms as asked for, the verdict is about other units. It pauses again whoever resumes without cure.
-
-    A share rises when enough rewards came at the present one and nothing smells of harm. The smell is e_abort at the square
-    root of what would abort: half the evidence, in logarithms. A harmless challenger is ever held by it with probability at
-    most sqrt(alpha / 2), 16% at alpha 0.05 (Ville), and loses only time; a harmful one stays with few units while the proof
-    completes. Where it fails: unlucky first units can hold a good challenger at a low share, where evidence is slow; a share
-    set by hand frees it.
+    A crossed guardrail puts a version out before anything else, in a paused rollout too. An alarm pauses before a verdict is
+    acted on: where units do not meet the arms as asked for, the verdict is about other units. It pauses again whoever resumes
+    without cure.
     """
     if not rollout.open:
         return _hold(rollout, f"already {rollout.status}")
-    if watch.crossed:
-        return Decision("abort", 0.0, f"{watch.crossed}; {verdict.reason}", "guardrail")
+    told = {one.arm: proof.verdict(one.arm).reason for one in rollout.inside}
+    said = "; ".join(f"version {rollout.version(arm)}: {why}" if rollout.several else why for arm, why in told.items())
+    if fallen := {arm: f"{why}; {told[arm]}" for arm, why in watch.fallen.items() if arm in told}:
+        return _without(rollout, fallen, "guardrail")
     if rollout.status == "paused":
-        return _hold(rollout, f"paused; {verdict.reason}", "paused")
+        return _hold(rollout, f"paused; {said}", "paused")
     if watch.alarm:
-        return Decision("pause", rollout.share, f"{watch.alarm}; {verdict.reason}")
-    if verdict.decision == "promote":
-        return Decision("promote", rollout.share, verdict.reason)
-    if verdict.decision == "abort":
-        return Decision("abort", 0.0, verdict.reason)
-    if spent := _spent(rollout, verdict, policy, now):
-        return Decision("inconclusive", 0.0, f"no proof in {spent}, the champion stays; {verdict.reason}")
-    return _climb(rollout, verdict, policy, rewards_since_step)
+        return Decision("pause", rollout.share, f"{watch.alarm}; {said}")
+    if proof.decision == "promote" and proof.arm in told:
+        others = {arm: proof.out[arm] for arm in told if arm != proof.arm}
+        return Decision("promote", rollout.share, told[proof.arm], out=others)
+    if worse := {arm: why for arm, why in proof.out.items() if arm in told}:
+        return _without(rollout, worse)
+    if spent := _spent(rollout, proof, policy, now):
+        return Decision("inconclusive", 0.0, f"no proof in {spent}, the champion stays; {said}")
+    if rollout.several:
+        return _follow(rollout, proof, policy, rewards_since_step, said)
+    return _climb(rollout, proof, policy, rewards_since_step)
 
 
-def _spent(rollout: Rollout, verdict: Verdict, policy: Policy, now: datetime) -> str:
+def rewards_needed(rollout: Rollout, policy: Policy) -> int:
+    """How many rewards must come before shares move by themselves."""
+    return policy.min_rewards_per_step * len(rollout.inside)
+
+
+def _without(rollout: Rollout, out: Mapping[str, str], cause: Cause | None = None) -> Decision:
+    """Who is named goes; their units go to all others as these have shares, so nobody else moves. The trial ends with the last."""
+    if not rollout.several:
+        return Decision("abort", 0.0, "; ".join(out.values()), cause)
+    reason = "; ".join(f"version {rollout.version(arm)} is out: {why}" for arm, why in out.items())
+    left = {arm: share for arm, share in whole(rollout.shares).items() if arm not in out}
+    if left.keys() <= {CHAMPION} | {one.arm for one in rollout.challengers if one.out}:
+        return Decision("abort", 0.0, reason, cause, out=out)
+    total = math.fsum(left.values())
+    shares = {arm: share / total for arm, share in left.items() if arm != CHAMPION}
+    return Decision("drop", math.fsum(shares.values()), reason, cause, shares, out)
+
+
+def _spent(rollout: Rollout, proof: Standing, policy: Policy, now: datetime) -> str:
     """The budget that is used up, in words; empty while there is some left."""
     if now - rollout.opened_at >= timedelta(days=policy.max_days):
         return f"{policy.max_days:g} days"
-    counted = sum(verdict.rewards.values())
-    return f"{counted} rewards" if counted >= policy.max_rewards else ""
+    return f"{proof.rewards} rewards" if proof.rewards >= policy.max_rewards else ""
 
 
-def _climb(rollout: Rollout, verdict: Verdict, policy: Policy, rewards_since_step: int) -> Decision:
+def _climb(rollout: Rollout, proof: Standing, policy: Policy, rewards_since_step: int) -> Decision:
+    """A lone challenger's share rises when enough rewards came at the present one and nothing smells of harm.
+
+    The smell is e_abort at the square root of what would abort: half the evidence, in logarithms. A harmless challenger is
+    ever held by it with probability at most sqrt(alpha / 2), 16% at alpha 0.05 (Ville), and loses only time; a harmful one
+    stays with few units while the proof completes. Where it fails: unlucky first units can hold a good challenger at a low
+    share, where evidence is slow; a share set by hand frees it.
+    """
+    verdict = proof.verdict()
     higher = next((share for share in policy.shares if share > rollout.share), None)
     if higher is None:
         return _hold(rollout, f"at the top of the ramp; {verdict.reason}", "top")
     if verdict.e_abort >= verdict.threshold**0.5:
         return _hold(rollout, f"a smell of harm keeps the share at {rollout.share:g}; {verdict.reason}", "harm")
+    seen = f"{rewards_since_step} of {policy.min_rewards_per_step} rewards at share {rollout.share:g}"
     if rewards_since_step < policy.min_rewards_per_step:
-        return _hold(
-            rollout,
-            f"{rewards_since_step} of {policy.min_rewards_per_step} rewards at share {rollout.share:g}; {verdict.reason}",
-            "few",
-        )
+        return _hold(rollout, f"{seen}; {verdict.reason}", "few")
     return Decision(
         "advance", higher, f"{rewards_since_step} rewards at share {rollout.share:g} without harm; {verdict.reason}"
     )
+
+
+def _follow(rollout: Rollout, proof: Standing, policy: Policy, rewards_since_step: int, said: str) -> Decision:
+    """Several challengers' shares go where they are wanted, a step of the ramp at a time, and only where it is worth a move.
+
+    A share is a lease on users' experience: who moves meets another version. So nothing moves before enough rewards came at
+    these shares, nor by less than `least_move` of the units. What keeps harm small while it is unproved is that hope of a bad
+    version falls, to the floor; no smell holds the shares.
+    """
+    needed = rewards_needed(rollout, policy)
+    if rewards_since_step < needed:
+        return _hold(rollout, f"{rewards_since_step} of {needed} rewards at these shares; {said}", "few")
+    aim = _within_reach(rollout, proof.wanted, policy)
+    before = whole(rollout.shares)
+    moved = sum(abs(share - before[arm]) for arm, share in whole(aim).items()) / 2
+    if moved < policy.least_move or math.isclose(moved, 0.0, abs_tol=1e-9):
+        return _hold(
+            rollout, f"{moved:.1%} of the units would move, less than {policy.least_move:.0%}; {said}", "settled"
+        )
+    shown = ", ".join(f"version {one.version} {aim[one.arm]:.1%}" for one in rollout.inside)
+    return Decision(
+        "shift",
+        math.fsum(aim.values()),
+        f"{rewards_since_step} rewards at these shares; now {shown}; {said}",
+        shares=aim,
+    )
+
+
+def _within_reach(rollout: Rollout, wanted: Mapping[str, float], policy: Policy) -> dict[str, float]:
+    """The challengers' wanted shares, what they have above the floor cut in proportion to the next step of the ramp."""
+    aim = {one.arm: wanted[one.arm] for one in rollout.inside}
+    most = next((step for step in policy.shares if step > rollout.share + 1e-9), 1.0)
+    total, least = math.fsum(aim.values()), policy.floor * len(aim)
+    if total <= max(most, least):
+        return aim
+    part = max(0.0, most - least) / (total - least)
+    return {arm: policy.floor + part * (share - policy.floor) for arm, share in aim.items()}
 
 
 def is_watched(rollout: Rollout, policy: Policy, now: datetime) -> bool:
@@ -214,30 +366,68 @@ def resume(rollout: Rollout, reason: str = "resumed by hand") -> Decision:
     return Decision("resume", rollout.share, reason)
 
 
-def set_share(rollout: Rollout, share: float, reason: str = "share set by hand") -> Decision:
-    """Give the challenger this share; the ramp goes on from there. Lowering it sends units back to the champion.
+def set_share(
+    rollout: Rollout, share: float, reason: str = "share set by hand", version: str | None = None
+) -> Decision:
+    """Give a challenger this share; automatic steps go on from there. Lowering it sends units back to the champion.
 
-    Raises `Conflict` when closed, `BadInput` when the share is not above 0 and below 1.
+    `version` says whose, where several are in. Raises `Conflict` when closed, `BadInput` when the share is not above 0 and
+    below 1, or leaves the champion nothing.
     """
     _require(rollout, "change the share of", OPEN)
     if not 0.0 < share < 1.0:
         raise BadInput(f"a share of {share:g} compares nothing; give one above 0 and below 1, or promote, or abort")
-    return Decision("share", share, reason)
+    chosen = _chosen(rollout, version, "whose share it is")
+    if not rollout.several:
+        return Decision("share", share, reason)
+    shares = {one.arm: share if one is chosen else one.share for one in rollout.inside}
+    if (total := math.fsum(shares.values())) >= 1.0:
+        raise BadInput(
+            f"with {share:g} for version {chosen.version} the challengers have {total:g} of the units; leave the champion some"
+        )
+    return Decision("share", total, reason, shares=shares)
 
 
-def promote(rollout: Rollout, reason: str = "promoted by hand") -> Decision:
-    """Let the challenger take over without waiting for proof. Raises `Conflict` when closed."""
+def promote(rollout: Rollout, reason: str = "promoted by hand", version: str | None = None) -> Decision:
+    """Let a challenger take over without waiting for proof; `version` says which, where several are in.
+
+    Raises `Conflict` when closed, `BadInput` for a version that is not in.
+    """
     _require(rollout, "promote", OPEN)
-    return Decision("promote", rollout.share, reason)
+    chosen = _chosen(rollout, version, "which to promote")
+    others = {one.arm: f"version {chosen.version} was promoted" for one in rollout.inside if one is not chosen}
+    return Decision("promote", chosen.share, reason, out=others)
 
 
-def abort(rollout: Rollout, reason: str = "aborted by hand") -> Decision:
-    """Send all units back to the champion. Raises `Conflict` when closed."""
+def abort(rollout: Rollout, reason: str = "aborted by hand", version: str | None = None) -> Decision:
+    """Send all units back to the champion, and end the trial. With `version`, that one is out and the others go on.
+
+    Raises `Conflict` when closed, `BadInput` for a version that is not in.
+    """
     _require(rollout, "abort", OPEN)
-    return Decision("abort", 0.0, reason)
+    if version is None or not rollout.several:
+        if version is not None:
+            _chosen(rollout, version, "which to abort")
+        return Decision("abort", 0.0, reason)
+    decision = _without(rollout, {_chosen(rollout, version, "which to abort").arm: reason})
+    return replace(decision, reason=reason)
 
 
-def make_way(rollout: Rollout, verdict: Verdict, month: str) -> Decision:
+def _chosen(rollout: Rollout, version: str | None, what: str) -> Challenger:
+    """The challenger that a person means."""
+    inside = rollout.inside
+    if version is None and len(inside) == 1:
+        return inside[0]
+    names = listed((one.version for one in inside), "or")
+    if version is None:
+        raise BadInput(f"{len(inside)} versions are on trial; say {what}: {names}")
+    found = next((one for one in inside if one.version == version), None)
+    if found is None:
+        raise BadInput(f"version {version} is not on trial in rollout {rollout.id}; name {names}")
+    return found
+
+
+def make_way(rollout: Rollout, proof: Standing, month: str) -> Decision:
     """What becomes of an open rollout when the challenger of a later month is ready: it is superseded, or the newer one waits.
 
     It waits for a pause to end, and for a rollout that is half-way to a promotion (in logarithms): starting again
@@ -247,9 +437,10 @@ def make_way(rollout: Rollout, verdict: Verdict, month: str) -> Decision:
     _require(rollout, "supersede", OPEN)
     if rollout.status == "paused":
         return _hold(rollout, f"paused; the challenger of {month} waits")
-    if verdict.e_promote >= verdict.threshold**0.5:
-        return _hold(rollout, f"close to a promotion, so the challenger of {month} waits; {verdict.reason}")
-    return Decision("inconclusive", 0.0, f"superseded by the challenger of {month}; {verdict.reason}")
+    best = max((proof.verdict(one.arm) for one in rollout.inside), key=lambda verdict: verdict.e_promote)
+    if best.e_promote >= best.threshold**0.5:
+        return _hold(rollout, f"close to a promotion, so the challenger of {month} waits; {best.reason}")
+    return Decision("inconclusive", 0.0, f"superseded by the challenger of {month}; {best.reason}")
 
 
 def transition(rollout: Rollout, decision: Decision, now: datetime) -> Rollout:
@@ -259,16 +450,44 @@ def transition(rollout: Rollout, decision: Decision, now: datetime) -> Rollout:
         return rollout
     if action in CLOSES:
         _require(rollout, action, OPEN)
-        share = rollout.share if action == "promote" else 0.0
-        return _changed(rollout, status=CLOSES[action], closed_at=now, reason=decision.reason, share=share)
+        arms = _closed(rollout, decision)
+        return _changed(rollout, status=CLOSES[action], closed_at=now, reason=decision.reason, challengers=arms)
     if action in ("pause", "resume"):
         _require(rollout, action, ("running",) if action == "pause" else ("paused",))
         return _changed(rollout, status="paused" if action == "pause" else "running", reason=decision.reason)
     if action == "revert":
         _require(rollout, action, ("promoted",))
-        return _changed(rollout, status="reverted", closed_at=now, reason=decision.reason, share=0.0)
-    _require(rollout, action, OPEN if action == "share" else ("running",))
-    return _changed(rollout, share=decision.share, step=rollout.step + 1, step_started_at=now, reason=decision.reason)
+        return _changed(
+            rollout, status="reverted", closed_at=now, reason=decision.reason, challengers=_closed(rollout, decision)
+        )
+    _require(rollout, action, OPEN if action in ("share", "drop") else ("running",))
+    arms = _dealt(rollout, decision)
+    return _changed(rollout, challengers=arms, step=rollout.step + 1, step_started_at=now, reason=decision.reason)
+
+
+def _dealt(rollout: Rollout, decision: Decision) -> tuple[Challenger, ...]:
+    """The challengers with the shares that a decision gives them; who is out has none."""
+    shares = dict(decision.shares) or {one.arm: decision.share for one in rollout.inside}
+    arms = tuple(
+        replace(one, out=out, share=0.0 if out else shares.get(one.arm, one.share))
+        for one in rollout.challengers
+        for out in (one.out or decision.out.get(one.arm, ""),)
+    )
+    if (total := math.fsum(one.share for one in arms)) > 1.0 + 1e-9:
+        raise BadInput(
+            f"rollout {rollout.id}: the challengers' shares add up to {total:g}; they must leave the champion some"
+        )
+    return arms
+
+
+def _closed(rollout: Rollout, decision: Decision) -> tuple[Challenger, ...]:
+    """The challengers at the end: one that is promoted keeps its share, all others have none."""
+    arms = tuple(replace(one, out=one.out or decision.out.get(one.arm, "")) for one in rollout.challengers)
+    if decision.action != "promote":
+        return tuple(replace(one, share=0.0) for one in arms)
+    if sum(not one.out for one in arms) != 1:
+        raise BadInput(f"rollout {rollout.id}: say which version to promote")
+    return tuple(replace(one, share=0.0) if one.out else one for one in arms)
 
 
 def _changed(rollout: Rollout, **changes: object) -> Rollout:

@@ -8,8 +8,11 @@ often one looks and however the share moves (Ville). A fault of 45:55 where 50:5
 a test that looked once, at 2,000 units, would find 88% of such faults (`tests/registry/test_signals.py` measures ours).
 What it finds: rows of one arm that are lost, units that are named differently on the way, an arm whose clients give up.
 
-**Crossed units.** A unit that met both arms at shares that no point on the line explains (`EventLog.crossings`): two gateways with
-different plans, salts or names of units. There is no healthy reason for it.
+With several challengers there is such a bet for each arm, on whether a unit meets it or another, and the mean of their wealths is
+one as good (a mean of e-values is an e-value).
+
+**Crossed units.** A unit that met two arms at shares that no draw explains (`EventLog.crossings`): two gateways with different
+plans, salts or names of units. There is no healthy reason for it.
 
 Where they fail: a fault that hits both arms alike is no fault of the ratio; one that began late is diluted by the units before it.
 """
@@ -18,13 +21,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from registry.assignment import CHALLENGER, CHAMPION
+from registry.assignment import CHAMPION, is_drawn, shares_at
 from registry.betting import log_ratio_of_counts
 
 ALPHA = 0.001
@@ -38,6 +41,8 @@ class Drawn(Protocol):
     def arm(self) -> str: ...
     @property
     def propensity(self) -> float: ...
+    @property
+    def shares(self) -> Mapping[str, float] | None: ...
 
 
 @dataclass(frozen=True)
@@ -51,23 +56,40 @@ class Signal:
 
 def sample_ratio(units: Iterable[Drawn]) -> Signal:
     """Whether the units met the arms as often as their propensities say."""
-    seen: dict[float, list[int]] = defaultdict(lambda: [0, 0])
+    seen: dict[str, dict[float, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+    count = 0
     for unit in units:
-        if unit.arm in (CHAMPION, CHALLENGER) and 0.0 < unit.propensity < 1.0:
-            is_challenger = unit.arm == CHALLENGER
-            seen[round(unit.propensity if is_challenger else 1.0 - unit.propensity, 9)][is_challenger] += 1
+        if is_drawn(unit.arm) and 0.0 < unit.propensity < 1.0:
+            count += 1
+            for arm, share in shares_at(unit.arm, unit.propensity, unit.shares).items():
+                if 0.0 < share < 1.0:
+                    seen[arm][round(share, 9)][unit.arm == arm] += 1
     if not seen:
         return Signal("sample ratio", False, "no unit was drawn yet")
-    shares = np.array(list(seen))
-    champions, challengers = np.array(list(seen.values())).T
-    log_e = float(log_ratio_of_counts(shares, challengers, champions))
-    expected = float(np.sum(shares * (champions + challengers)))
-    said = f"{challengers.sum()} of {champions.sum() + challengers.sum()} units met the challenger, {expected:.0f} were expected"
-    e_value = math.exp(min(log_e, 700.0))
+    bets = {arm: _bet(at_shares) for arm, at_shares in seen.items()}
+    e_value = math.exp(min(float(np.logaddexp.reduce([bet.log_e for bet in bets.values()])), 700.0)) / len(bets)
+    arm, bet = max(((arm, bet) for arm, bet in bets.items() if arm != CHAMPION), key=lambda one: one[1].log_e)
+    said = f"{bet.met} of {count} units met the {arm.replace(':', ' ')}, {bet.expected:.0f} were expected"
     return Signal("sample ratio", e_value >= 1.0 / ALPHA, f"{said}; e-value {e_value:.3g}, {1 / ALPHA:g} alarms")
+
+
+@dataclass(frozen=True)
+class _Bet:
+    """What betting on one arm's units earned, in logarithms, and how many there were."""
+
+    log_e: float
+    met: int
+    expected: float
+
+
+def _bet(at_shares: Mapping[float, Sequence[int]]) -> _Bet:
+    """On how many units met an arm, and how many another, at each share that it had."""
+    shares = np.array(list(at_shares))
+    others, own = np.array(list(at_shares.values())).T
+    return _Bet(float(log_ratio_of_counts(shares, own, others)), int(own.sum()), float(np.sum(shares * (own + others))))
 
 
 def crossed(units: int, across: int) -> Signal:
     """Whether more than a few units met both arms against the rule of assignment."""
-    said = f"{across} of {units} units met both arms at shares that do not explain it"
+    said = f"{across} of {units} units met two arms at shares that do not explain it"
     return Signal("crossed units", across > CROSSED_SHARE * units, said)

@@ -1,10 +1,11 @@
-"""Putting a registered version on trial by hand: against whom, under which name and salt, and when that makes no sense.
+"""Putting registered versions on trial by hand: against whom, under which name and salt, and when that makes no sense.
 
 The one way it is done, on the command line and in the console. Knows versions and the ledger; not who may ask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from hashlib import blake2b
@@ -15,29 +16,37 @@ from registry.rollout import Policy, Rollout, new_rollout
 from registry.versions import Version
 
 
-def start(controls: Controls, version: str, policy: Policy, *, by: str, reason: str, now: datetime) -> Rollout:
-    """Open a rollout of `version` against the champion, at the foot of the ramp. Again while it is open, it changes nothing.
+def start(
+    controls: Controls, versions: str | Sequence[str], policy: Policy, *, by: str, reason: str, now: datetime
+) -> Rollout:
+    """Open a rollout against the champion: of one version at the foot of the ramp, of several each at the floor.
 
-    Raises `NotReady` without a champion, `NotFound` for a version that is none, `BadInput` for the champion itself, and
-    `Conflict` where another rollout is open, or this one was tried before and closed: a trial is not repeated until it
-    comes out as one likes.
+    Again while it is open, it changes nothing. Raises `NotReady` without a champion, `NotFound` for a version that is none,
+    `BadInput` for the champion itself, and `Conflict` where another rollout is open, or a version was tried before: a trial is
+    not repeated until it comes out as one likes.
     """
     champion = controls.versions.champion()
     if champion is None:
         raise NotReady("there is no champion to compare with; run `evermoe demo`, or make a base with `dvc repro`")
-    challenger = controls.versions.get(version)
-    if challenger.version == champion.version:
-        raise BadInput(f"version {version} is the champion; start a rollout of another version")
-    known = controls.ledger.find(challenger.month, champion.version)
-    if known is not None and known.challenger == challenger.version:
-        if not known.open:
+    named = (versions,) if isinstance(versions, str) else tuple(versions)
+    challengers = [controls.versions.get(version) for version in named]
+    numbers = [challenger.version for challenger in challengers]
+    if champion.version in numbers:
+        raise BadInput(f"version {champion.version} is the champion; start a rollout of another version")
+    for known in controls.ledger.list():
+        if known.champion != champion.version:
+            continue
+        again = [one.version for one in known.challengers if one.version in numbers]
+        if again and not known.open:
             raise Conflict(
-                f"version {version} was tried against version {champion.version} before: rollout {known.id} is {known.status}"
+                f"version {again[0]} was tried against version {champion.version} before: rollout {known.id} is {known.status}"
             )
-        return controls.open(known, by=by)  # what a failure of MLflow left undone is made good
-    name = f"{challenger.month}-v{challenger.version}-against-v{champion.version}"
-    salt = salt_of(name, challenger)
-    rollout = new_rollout(name, challenger.month, champion.version, challenger.version, salt, policy, now)
+        if known.open and sorted(one.version for one in known.challengers) == sorted(numbers):
+            return controls.open(known, by=by)  # what a failure of MLflow left undone is made good
+    newest = max(challengers, key=lambda challenger: challenger.month)
+    name = f"{newest.month}-v{'-v'.join(numbers)}-against-v{champion.version}"
+    salt = salt_of(name, newest)
+    rollout = new_rollout(name, newest.month, champion.version, numbers, salt, policy, now)
     return controls.open(replace(rollout, reason=reason), by=by)
 
 

@@ -34,7 +34,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 
 from evermoe.errors import BadInput
 from registry.audit import AuditRow
-from registry.evidence import Verdict
+from registry.best_arm import Standing
 from registry.mlflow_client import connect, experiment_id, in_one_line, mlflow_errors
 from registry.rollout import Rollout
 from registry.snapshots import Snapshot
@@ -230,20 +230,26 @@ class Tracking:
         return f"#/experiments/{self.experiment}/runs/{run_id}{rest}"
 
     @in_one_line
-    def look(self, rollout: Rollout, verdict: Verdict, now: datetime) -> str:
-        """Add what one look at a rollout saw to its curves; the x axis is minutes since it opened. Returns the run's id."""
+    def look(self, rollout: Rollout, proof: Standing, now: datetime) -> str:
+        """Add what one look at a rollout saw to its curves; the x axis is minutes since it opened. Returns the run's id.
+
+        Of several challengers each has curves of its own: `lift.5` is version 5's.
+        """
         run = self._rollout_run(rollout)
         minute = max(0, int((now - rollout.opened_at).total_seconds() // 60))
-        values = {
-            "share": rollout.share,
-            "e_promote": verdict.e_promote,
-            "e_abort": verdict.e_abort,
-            "lift": verdict.lift,
-            "lift_low": verdict.interval[0],
-            "lift_high": verdict.interval[1],
-        }
-        values |= {f"rewards_{arm}": float(count) for arm, count in verdict.rewards.items()}
-        values |= {f"mean_{arm}": mean for arm, mean in verdict.means.items() if mean is not None}
+        values = {"share": rollout.share}
+        for one in rollout.challengers:
+            verdict, own = proof.verdict(one.arm), f".{one.version}" if rollout.several else ""
+            values |= {
+                f"share{own}": one.share,
+                f"e_promote{own}": verdict.e_promote,
+                f"e_abort{own}": verdict.e_abort,
+                f"lift{own}": verdict.lift,
+                f"lift_low{own}": verdict.interval[0],
+                f"lift_high{own}": verdict.interval[1],
+            }
+            values |= {f"rewards_{arm}{own}": float(count) for arm, count in verdict.rewards.items()}
+            values |= {f"mean_{arm}{own}": mean for arm, mean in verdict.means.items() if mean is not None}
         run.metrics(values, step=minute, at=now)
         return run.run_id
 
@@ -278,16 +284,19 @@ class Tracking:
         run.params({"action": row.action, "by": row.by, "at": row.at.isoformat(), "revision": row.revision})
         run.tags({"evermoe.reason": row.reason, "evermoe.audit_hash": row.hash})
         run.describe(f"**{_title(row)}** by {row.by}: {row.reason}")
-        figures = {
-            k: float(v) for k, v in row.evidence.items() if isinstance(v, int | float) and not isinstance(v, bool)
-        }
+        figures = _numbers(row.evidence)
+        for version, of_version in row.evidence.get("arms", {}).items():
+            figures |= {f"{name}.{version}": value for name, value in _numbers(of_version).items()}
+        if len(row.shares) > 1:
+            figures |= {f"share.{version}": share for version, share in row.shares.items()}
         run.metrics({"share": row.share} | figures, at=row.at)
         run.record(row.evidence, "evidence.json")
         self.client.set_terminated(run.run_id, "FINISHED")
 
     def _rollout_run(self, rollout: Rollout) -> StepRun:
         run = self._step_run(rollout.month, "rollout", rollout.id, self.month_run(rollout.month))
-        run.params({"champion": rollout.champion, "challenger": rollout.challenger, "salt": rollout.salt})
+        versions = ", ".join(one.version for one in rollout.challengers)
+        run.params({"champion": rollout.champion, "challenger": versions, "salt": rollout.salt})
         return run
 
     @in_one_line
@@ -343,8 +352,14 @@ def _title(row: AuditRow) -> str:
     return {
         "open": f"open at {row.share:g}",
         "advance": f"advance to {row.share:g}",
+        "shift": f"shift to {row.share:g}",
         "share": f"share {row.share:g}",
     }.get(row.action, row.action)
+
+
+def _numbers(evidence: Mapping[str, Any]) -> dict[str, float]:
+    """What MLflow can draw of an audit's evidence."""
+    return {k: float(v) for k, v in evidence.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
 def _metric(name: str, value: float, step: int, at: datetime | None) -> Metric:

@@ -14,11 +14,12 @@ from registry.signals import crossed, sample_ratio
 
 
 def watch(events: EventLog, on_trial: Rollout, policy: Policy, now: datetime) -> Watch:
-    """An open rollout: the challenger's guardrails against the champion, and whether units meet the arms as asked for."""
+    """An open rollout: each challenger's guardrails against the champion, and whether units meet the arms as asked for."""
     limits = policy.limits
     met = [one for one in events.first_requests(on_trial.id, limits.slow_ms, limits.refusals) if one.at <= now]
     crossings = events.crossings(on_trial.id)
-    return Watch(against_champion(met, limits), (sample_ratio(met), crossed(crossings.units, crossings.crossed)))
+    guarded = tuple(found for one in on_trial.inside for found in against_champion(met, limits, one.arm))
+    return Watch(guarded, (sample_ratio(met), crossed(crossings.units, crossings.crossed)))
 
 
 def watch_promoted(events: EventLog, promoted: Rollout, policy: Policy, now: datetime) -> Watch:

@@ -182,16 +182,25 @@ class ControlBody(Body):
     by: Stated | None = None
     reason: Stated
     share: float | None = Field(None, gt=0.0, lt=1.0)
+    version: Name | None = None
+    """Of several challengers, the one that is meant; aborting without it aborts all."""
     revision: int | None = None
     """The one that was looked at: where the rollout has changed since, nothing is done."""
 
 
 class StartBody(Body):
-    """POST /v1/rollouts: the version to put on trial, who decides (where no API key says it), and why."""
+    """POST /v1/rollouts: the version to put on trial, or several, who decides (where no API key says it), and why."""
 
-    version: Name
+    version: Name | None = None
+    versions: list[Name] | None = Field(None, min_length=1, max_length=20)
     by: Stated | None = None
     reason: Stated
+
+    def named(self) -> list[str]:
+        """The versions, whichever way they are given. Raises `BadInput` where they are not, or twice."""
+        if (self.version is None) == (self.versions is None):
+            raise BadInput("'version' is missing; give the version to put on trial, or several as 'versions'")
+        return self.versions or [str(self.version)]
 
 
 BODIES = (ChatBody, CompletionBody, ClassifyBody, FeedbackBody, ControlBody, StartBody)
@@ -230,13 +239,19 @@ async def read(request: Request, kind: type[AnyBody]) -> AnyBody:
     return check(given, kind)
 
 
-async def read_form(request: Request) -> dict[str, str]:
-    """The fields of a form, each once and stripped. Raises `BadInput` for what no form of ours sends."""
+async def read_form(request: Request, several: str = "") -> dict[str, Any]:
+    """The fields of a form, stripped, each once but for the one named `several`.
+
+    Raises `BadInput` for what no form of ours sends.
+    """
     try:
-        given = parse_qs((await read_bytes(request)).decode("utf-8"), max_num_fields=20)
+        given = parse_qs((await read_bytes(request)).decode("utf-8"), max_num_fields=40)
     except ValueError:
         raise BadInput("the form cannot be read; send it from the console") from None
-    return {name: values[0].strip() for name, values in given.items()}
+    fields: dict[str, Any] = {name: values[0].strip() for name, values in given.items()}
+    if several in given:
+        fields[several] = [value.strip() for value in given[several]]
+    return fields
 
 
 def check(given: dict[str, Any], kind: type[AnyBody]) -> AnyBody:

@@ -18,7 +18,7 @@ from evermoe.errors import EvermoeError
 from monitoring.events import Counts
 from monitoring.expert_rewards import ExpertRewards
 from monitoring.glance import ArmGlance
-from registry.assignment import CHALLENGER, CHAMPION
+from registry.assignment import CHAMPION
 from registry.ledger import AuditRow
 from registry.outlook import Outlook, outlook
 from registry.rollout import Policy, Rollout, Watch, is_watched
@@ -164,7 +164,10 @@ def _trial(rollout: Rollout, shown: Shown, policy: Policy, history: tuple[AuditR
     ahead = outlook(rollout, proof.weighed, policy, now, watch or Watch()) if proof else None
     seen = {arm.arm: arm for arm in traffic.glance.arms} if traffic else {}
     means = proof.weighed.verdict.means if proof else {}
-    arms = ((CHAMPION, rollout.champion, 1.0 - rollout.share), (CHALLENGER, rollout.challenger, rollout.share))
+    arms = (
+        (CHAMPION, rollout.champion, 1.0 - rollout.share),
+        *((x.arm, x.version, x.share) for x in rollout.challengers),
+    )
     return Trial(
         rollout=rollout,
         policy=policy,
@@ -201,7 +204,7 @@ def _startable(
     """The versions that can be put on trial, the newest first, each with the string that says what is odd about it."""
     if registered is None or champion is None:
         return ()
-    tried = {one.challenger for one in rollouts if one.champion == champion}
+    tried = {arm.version for one in rollouts if one.champion == champion for arm in one.challengers}
     found = []
     for version in registered.versions:
         if version.version == champion or version.version in tried:

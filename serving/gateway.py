@@ -80,8 +80,8 @@ class Gateway:
     async def classify(self, asked: Asked, labels: Sequence[str] | None) -> Classified:
         """Answer with a label; the row is durable when this returns. Raises `StorageUnavailable`, `Overloaded`.
 
-        During a rollout the other arm is asked too, after the arm that answers: where both say the same, feedback cannot
-        tell them apart (`registry.evidence.weigh`). Nobody sees that answer, and its failure is nobody's.
+        During a rollout of one challenger the other arm is asked too, after the arm that answers: where both say the same,
+        feedback cannot tell them apart (`registry.evidence.weigh`). Nobody sees that answer, and its failure is nobody's.
         """
         try:
             answer = await self.engine.classify(asked.route.model, asked.input, labels)
@@ -97,7 +97,7 @@ class Gateway:
         return answer
 
     async def _shadow(self, asked: Asked, labels: Sequence[str] | None) -> str | None:
-        """The label of the arm that does not answer; None without a rollout, or where it fails."""
+        """The label of the arm that does not answer; None without a rollout, with several others, or where it fails."""
         if asked.route.other is None:
             return None
         try:
@@ -160,6 +160,7 @@ class Gateway:
             experts=more.get("experts", ()),
             error=more.get("error"),
             api_key=asked.api_key,
+            shares=asked.route.shares,
         )
 
 

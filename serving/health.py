@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evermoe.errors import EvermoeError
 from monitoring.metrics import CONTENT_TYPE, Metrics
-from registry.assignment import CHALLENGER, CHAMPION
+from registry.assignment import CHAMPION
 from serving.access import Access, needs
 from serving.answers import Usage
 from serving.gateway import Asked, Gateway
@@ -48,6 +48,7 @@ async def ready(request: Request) -> JSONResponse:
         "champion": deployment.champion if deployment else None,
         "challenger": deployment.rollout.challenger if deployment and deployment.rollout else None,
         "share": deployment.rollout.share if deployment and deployment.rollout else 0.0,
+        "arms": deployment.rollout.logged if deployment and deployment.rollout else {CHAMPION: 1.0},
         "revision": deployment.rollout.revision if deployment and deployment.rollout else None,
         "problem": gateway.router.problem or access.problem,
     }
@@ -63,8 +64,8 @@ async def metrics(request: Request) -> Response:
     if deployment is not None:
         versions, shares = {CHAMPION: deployment.champion}, {CHAMPION: 1.0}
         if deployment.rollout is not None:
-            versions[CHALLENGER], shares[CHALLENGER] = deployment.rollout.challenger, deployment.rollout.share
-            shares[CHAMPION] -= deployment.rollout.share
+            shares = deployment.rollout.logged
+            versions = {one.arm: one.version for one in deployment.rollout.inside} | versions
         figures.serving(versions, shares)
     return Response(figures.render(), media_type=CONTENT_TYPE)
 

@@ -14,8 +14,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from evermoe.errors import BadInput, EvermoeError
+from registry.best_arm import Standing
 from registry.evidence import Verdict
-from registry.rollout import Rollout
+from registry.rollout import Rollout, content_of
 from serving import console
 from serving.access import Caller, needs
 from serving.bodies import ControlBody, StartBody, check, read, read_form
@@ -30,12 +31,12 @@ FINAL = ("promote", "abort")
 
 @router.get("", dependencies=[needs("read")])
 async def list_rollouts(request: Request) -> dict[str, Any]:
-    """All rollouts, the newest first; the open one with its verdict."""
+    """All rollouts, the newest first; the open one with its verdict, and that on each challenger."""
     rollouts: Rollouts = request.app.state.rollouts
     now = _now(request)
     every = await asyncio.to_thread(rollouts.all)
     shapes = [
-        _shape(rollout, await asyncio.to_thread(rollouts.verdict, rollout, now) if rollout.open else None)
+        _shape(rollout, await asyncio.to_thread(rollouts.standing, rollout, now) if rollout.open else None)
         for rollout in every
     ]
     return {"object": "list", "data": shapes}
@@ -43,15 +44,16 @@ async def list_rollouts(request: Request) -> dict[str, Any]:
 
 @router.post("", dependencies=[needs("steer")], openapi_extra=takes(StartBody))
 async def start(request: Request) -> Response:
-    """Put a version on trial against the champion. Answers the rollout; a form is sent back to the console.
+    """Put a version, or several, on trial against the champion. Answers the rollout; a form is sent back to the console.
 
     The audit names the caller's key; where there is none, whoever the body says.
     """
     rollouts: Rollouts = request.app.state.rollouts
     try:
-        body = check(await read_form(request), StartBody) if _is_form(request) else await read(request, StartBody)
+        fields = await read_form(request, "versions") if _is_form(request) else None
+        body = check(fields, StartBody) if fields is not None else await read(request, StartBody)
         by, now = _signature(request, body.by), _now(request)
-        opened = await asyncio.to_thread(rollouts.start, body.version, by=by, reason=body.reason, now=now)
+        opened = await asyncio.to_thread(rollouts.start, body.named(), by=by, reason=body.reason, now=now)
     except EvermoeError as error:
         return await _refused(request, error)
     return await _done(request, opened, "start")
@@ -70,7 +72,7 @@ async def control(request: Request, id: str, action: str) -> Response:
         body = check(fields, ControlBody) if fields is not None else await read(request, ControlBody)
         by, now = _signature(request, body.by), _now(request)
         if fields is not None and action in FINAL and "confirmed" not in fields:
-            seen = await asyncio.to_thread(rollouts.foresee, id, action, body.reason, body.revision)
+            seen = await asyncio.to_thread(rollouts.foresee, id, action, body.reason, body.revision, body.version)
             return console.confirm(request, seen, action, body)
         after = await asyncio.to_thread(
             rollouts.control,
@@ -81,6 +83,7 @@ async def control(request: Request, id: str, action: str) -> Response:
             share=body.share,
             now=now,
             revision=body.revision,
+            version=body.version,
         )
     except EvermoeError as error:
         return await _refused(request, error)
@@ -119,7 +122,7 @@ async def _done(request: Request, after: Rollout, action: str) -> Response:
 
 
 async def _read_form(request: Request) -> dict[str, Any]:
-    fields: dict[str, Any] = await read_form(request)
+    fields = await read_form(request)
     try:
         if "share" in fields:
             fields["share"] = _share(fields["share"])
@@ -135,11 +138,14 @@ def _share(text: str) -> float:
     return float(text.rstrip("% ")) / 100 if text.endswith("%") else float(text)
 
 
-def _shape(rollout: Rollout, verdict: Verdict | None) -> dict[str, Any]:
-    shape = {"object": "rollout", **asdict(rollout)}
+def _shape(rollout: Rollout, proof: Standing | None) -> dict[str, Any]:
+    shape = {"object": "rollout", **content_of(rollout)}
     del shape["salt"]  # whoever knows it can choose unit names that land in an arm
-    for name in ("opened_at", "step_started_at", "closed_at"):
-        shape[name] = shape[name].isoformat() if shape[name] is not None else None
-    if verdict is not None:
-        shape["verdict"] = asdict(verdict) | {"at": verdict.at.isoformat()}
+    if proof is not None:
+        shape["verdict"] = _told(proof.verdict())
+        shape["verdicts"] = {rollout.version(arm): _told(verdict) for arm, verdict in proof.verdicts.items()}
     return shape
+
+
+def _told(verdict: Verdict) -> dict[str, Any]:
+    return asdict(verdict) | {"at": verdict.at.isoformat()}

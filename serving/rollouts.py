@@ -6,6 +6,7 @@ Knows the ledger, the event log and the evidence. Does not know HTTP, nor how th
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
@@ -16,8 +17,8 @@ from monitoring.expert_rewards import ExpertRewards, compare
 from monitoring.glance import Glance, glance
 from registry import rollout as machine
 from registry import starting
+from registry.best_arm import Standing
 from registry.controls import Controls
-from registry.evidence import Verdict
 from registry.ledger import AuditRow, Plan
 from registry.looks import Look, Looks
 from registry.outlook import Weighed, in_time, weighed
@@ -42,7 +43,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Traffic:
-    """The arms of a rollout, and the experts behind good and bad answers: the champion's, then the challenger's."""
+    """The arms of a rollout, and the experts behind good and bad answers: the champion's, then each challenger's."""
 
     glance: Glance
     experts: tuple[ExpertRewards, ...]
@@ -75,19 +76,20 @@ class Rollouts:
             self._on_trial = plan
             return Deployment(plan.champion, plan)
         last = self._on_trial
-        promoted = last is not None and self._ledger.get(last.rollout).status == "promoted"
+        ended = self._ledger.get(last.rollout) if last is not None else None
+        promoted = ended.challenger if ended is not None and ended.status == "promoted" else None
         try:
             champion = self._controls.versions.champion()
         except Exception:
             # Whatever MLflow and its client raise when they are down: the ledger is the truth, the alias follows from it.
             if last is None:
                 raise
-            return Deployment(last.challenger if promoted else last.champion)
+            return Deployment(promoted or last.champion)
         if champion is None:
             raise NotReady("no champion is registered; run `evermoe demo`, or `dvc repro` to make a base")
         if last and promoted and champion.version == last.champion:
             # A promotion closes the ledger first and moves the alias after: do not go back for that moment.
-            return Deployment(last.challenger)
+            return Deployment(promoted)
         self._on_trial = None
         return Deployment(champion.version)
 
@@ -101,10 +103,12 @@ class Rollouts:
 
     def proof(self, rollout: Rollout, now: datetime) -> Proof:
         """What the rewards that were in time prove. Called by one thread at a time."""
+        rewards = in_time(self._events.rewards(rollout.id), self.policy, now)
+        proof = weighed(rollout, rewards, self.policy, now)
+        if rollout.several:
+            return Proof(proof, ())
         if self._looks is None or self._looks[0] != rollout.id:
             self._looks = (rollout.id, Looks(self.policy.alpha))
-        rewards = in_time(self._events.rewards(rollout.id), self.policy, now)
-        proof = weighed(rewards, self.policy, now)
         return Proof(proof, self._looks[1].take(rewards, proof.verdict))
 
     def watch(self, rollout: Rollout, now: datetime) -> Watch:
@@ -114,7 +118,7 @@ class Rollouts:
     def traffic(self, rollout: Rollout) -> Traffic:
         """How its arms fare, by the event log."""
         seen = glance(self._events.engine, rollout.id)
-        versions = (rollout.champion, rollout.challenger)
+        versions = (rollout.champion, *(one.version for one in rollout.challengers))
         return Traffic(seen, tuple(compare(version, seen.rated) for version in versions))
 
     def registered(self) -> Registered:
@@ -131,17 +135,19 @@ class Rollouts:
         """The latest decisions of all rollouts, the newest first."""
         return self._ledger.history()[: -most - 1 : -1]
 
-    def verdict(self, rollout: Rollout, now: datetime) -> Verdict:
+    def standing(self, rollout: Rollout, now: datetime) -> Standing:
         """What the rewards of a rollout that had arrived by `now` prove."""
-        return weighed(self._events.rewards(rollout.id), self.policy, now).verdict
+        return weighed(rollout, self._events.rewards(rollout.id), self.policy, now).standing
 
-    def start(self, version: str, *, by: str, reason: str, now: datetime) -> Rollout:
-        """Put a version on trial. Raises as `starting.start` does."""
+    def start(self, versions: Sequence[str], *, by: str, reason: str, now: datetime) -> Rollout:
+        """Put versions on trial. Raises as `starting.start` does."""
         try:
-            return starting.start(self._controls, version, self.policy, by=by, reason=reason, now=now)
+            return starting.start(self._controls, versions, self.policy, by=by, reason=reason, now=now)
         except Exception as error:
             opened = self._ledger.running()
-            if opened is None or opened.challenger != version or isinstance(error, Conflict):
+            if opened is None or isinstance(error, Conflict):
+                raise
+            if [one.version for one in opened.challengers] != list(versions):
                 raise
             log.warning("rollout %s is open, but MLflow does not say so yet: %s", opened.id, error)
             return opened
@@ -156,15 +162,17 @@ class Rollouts:
         share: float | None,
         now: datetime,
         revision: int | None = None,
+        version: str | None = None,
     ) -> Rollout:
-        """Carry out what a person decided, who saw the rollout at `revision` (None: as it is now).
+        """Carry out what a person decided, who saw the rollout at `revision` (None: as it is now). Of several challengers,
+        `version` is the one that is meant.
 
         Raises `NotFound`, `BadInput`, and `Conflict` when its state forbids it or it has changed since that revision.
         """
         rollout = self._seen(id, revision)
-        decision, verdict = _decision(rollout, action, reason, share), self.verdict(rollout, now)
+        decision, proof = _decision(rollout, action, reason, share, version), self.standing(rollout, now)
         try:
-            return self._controls.apply(rollout, decision, by=by, now=now, verdict=verdict)
+            return self._controls.apply(rollout, decision, by=by, now=now, proof=proof)
         except Exception as error:
             after = self._ledger.get(id)
             if after.revision == rollout.revision or isinstance(error, Conflict):
@@ -173,10 +181,10 @@ class Rollouts:
             log.warning("rollout %s: %s is carried out, but MLflow does not say so yet: %s", id, action, error)
             return after
 
-    def foresee(self, id: str, action: str, reason: str, revision: int | None) -> Rollout:
+    def foresee(self, id: str, action: str, reason: str, revision: int | None, version: str | None) -> Rollout:
         """The rollout that `control` would act on; raises as it would. Changes nothing."""
         rollout = self._seen(id, revision)
-        _decision(rollout, action, reason, None)
+        _decision(rollout, action, reason, None, version)
         return rollout
 
     def _seen(self, id: str, revision: int | None) -> Rollout:
@@ -188,14 +196,15 @@ class Rollouts:
         return rollout
 
 
-def _decision(rollout: Rollout, action: str, reason: str, share: float | None) -> Decision:
+def _decision(rollout: Rollout, action: str, reason: str, share: float | None, version: str | None) -> Decision:
     if action == "share":
         if share is None:
             raise BadInput("'share' is missing; give the challenger's share of the units, above 0 and below 1")
-        return machine.set_share(rollout, share, reason)
-    by_name = {"pause": machine.pause, "resume": machine.resume, "promote": machine.promote, "abort": machine.abort}
-    if action not in by_name:
+        return machine.set_share(rollout, share, reason, version)
+    if action not in CONTROLS:
         raise BadInput(f"{action!r} is nothing one can do to a rollout; use one of {', '.join(CONTROLS)}")
     if not rollout.open:
         raise Conflict(f"cannot {action} rollout {rollout.id}: it is {rollout.status}")
-    return by_name[action](rollout, reason)
+    if action in ("pause", "resume"):
+        return machine.pause(rollout, reason) if action == "pause" else machine.resume(rollout, reason)
+    return machine.promote(rollout, reason, version) if action == "promote" else machine.abort(rollout, reason, version)

@@ -26,14 +26,16 @@ APART = "apart"
 
 @dataclass(frozen=True)
 class Deployment:
-    """Who serves: the champion, and while a rollout is open the plan that shares the units between it and a challenger."""
+    """Who serves: the champion, and while a rollout is open the plan that shares the units between it and the challengers."""
 
     champion: str
     rollout: Plan | None = None
 
     @property
     def versions(self) -> tuple[str, ...]:
-        return (self.champion,) if self.rollout is None else (self.champion, self.rollout.challenger)
+        if self.rollout is None:
+            return (self.champion,)
+        return (self.champion, *(one.version for one in self.rollout.inside))
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Route:
     arm: str
     propensity: float
     rollout: str | None
-    other: Servable | None = None  # the other arm's model, which may answer in the shadow of this one
+    other: Servable | None = None  # with one challenger, the other arm's model: it may answer in the shadow of this one
+    shares: dict[str, float] | None = None  # with several, those of all arms: what weighs one arm against another
 
     @property
     def name(self) -> str:
@@ -65,7 +68,8 @@ class Router:
     """Follows the plan: loads what is new, then switches, then drops what nobody needs.
 
     When the plan cannot be read or its champion cannot be loaded, the last standing plan goes on serving and `problem`
-    says why. A challenger that cannot be loaded meets nobody: the champion answers all, outside the rollout.
+    says why. Where a challenger cannot be loaded, no challenger meets anybody: the champion answers all, outside the rollout,
+    because shares that are not those of the plan would weigh the arms wrong.
     """
 
     def __init__(
@@ -124,12 +128,17 @@ class Router:
         if name == MODEL and plan is None:
             return Route(standing.models[version], version, CHAMPION, 1.0, None)
         if name == MODEL and plan is not None and (fixed := self._apart.arm(unit)) is not None:
-            version = plan.challenger if fixed == CHALLENGER else plan.champion
+            named = {CHALLENGER: plan.challenger, CHAMPION: plan.champion}.get(fixed, fixed)
+            version = named if named in standing.models else plan.champion
             return Route(standing.models[version], version, APART, 1.0, None)
         if name == MODEL and plan is not None:
-            arm, propensity = assign(plan.salt, unit, {CHALLENGER: plan.share})
-            version, other = (plan.challenger, plan.champion) if arm == CHALLENGER else (plan.champion, plan.challenger)
-            return Route(standing.models[version], version, arm, propensity, plan.rollout, standing.models[other])
+            arm, propensity = assign(plan.salt, unit, plan.shares)
+            version = plan.versions[arm]
+            model = standing.models[version]
+            if len(plan.challengers) > 1:
+                return Route(model, version, arm, propensity, plan.rollout, shares=plan.logged)
+            other = standing.models[plan.champion if arm == CHALLENGER else plan.challenger]
+            return Route(model, version, arm, propensity, plan.rollout, other)
         version = name.removeprefix(f"{MODEL}:")
         if version == name or version not in standing.models:
             served = ", ".join([MODEL, *(f"{MODEL}:{version}" for version in standing.models)])
@@ -164,7 +173,8 @@ class Router:
     async def _follow(self, wanted: Deployment) -> None:
         fault = await self._load(wanted.champion)
         if fault is None and wanted.rollout is not None:
-            fault = await self._load(wanted.rollout.challenger)
+            faults = [await self._load(one.version) for one in wanted.rollout.inside]
+            fault = next((one for one in faults if one is not None), None)
             if fault is not None:
                 wanted, fault = Deployment(wanted.champion), f"{fault}; the champion answers all"
         elif fault is not None and self._standing is not None:

@@ -15,6 +15,7 @@ from statsmodels.stats.proportion import samplesize_proportions_2indep_onetail
 from benchmarks.rollout_errors import equal, fixed_horizon, share_of
 from benchmarks.rollout_worlds import Traffic, Users, live, traffic
 from evermoe.settings import ROOT
+from registry.best_arm import Standing
 from registry.evidence import Evidence
 from registry.rollout import Policy, Rollout, decide, new_rollout, set_share, transition
 
@@ -51,7 +52,7 @@ def lived_one_by_one(made: Traffic, row: int, lift: float) -> tuple[str, int, fl
             name, propensity = ("challenger", share) if arm else ("champion", 1 - share)
             evidence.observe(name, reward, propensity, str(person), now)
             since += 1
-            after = transition(rollout, decide(rollout, evidence.verdict(now), POLICY, now, since), now)
+            after = transition(rollout, decide(rollout, Standing.of(evidence.verdict(now)), POLICY, now, since), now)
             since = 0 if after is not rollout else since
             rollout = after
             if not rollout.open:

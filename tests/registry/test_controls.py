@@ -11,8 +11,9 @@ from faults import break_mlflow, mend_mlflow
 
 from evermoe.errors import Conflict, StorageUnavailable
 from registry import rollout as r
+from registry.best_arm import Standing
 from registry.controls import Controls
-from registry.evidence import Evidence, Verdict
+from registry.evidence import Evidence
 from registry.rollout import Decision, Policy, Rollout, new_rollout
 
 OPENED = datetime(2025, 7, 1, 6, tzinfo=UTC)
@@ -24,8 +25,8 @@ def on_trial(controls: Controls) -> Rollout:
     return controls.open(rollout, by="flow monthly")
 
 
-def verdict() -> Verdict:
-    return Evidence().verdict(LATER)
+def verdict() -> Standing:
+    return Standing.of(Evidence().verdict(LATER))
 
 
 def aliases(controls: Controls) -> tuple[str | None, str | None]:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from evermoe.errors import BadInput
 from monitoring.events import EventLog, Feedback, Request
-from registry.evidence import Evidence, weigh
+from registry.best_arm import weigh
+from registry.evidence import Evidence
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 NEVER = 10**9
@@ -198,6 +199,7 @@ class Told:
     at: datetime
     agreed: bool
     requested_at: datetime = START
+    shares: None = None
 
 
 def told(units: int, differing: float, seed: int) -> list[Told]:

@@ -25,6 +25,7 @@ class Unit:
     failed: bool = False
     slow: bool = False
     empty: bool = False
+    shares: None = None
 
 
 def met(champion: float, challenger: float, units: int, seed: int, share: float = 0.25) -> list[Unit]:

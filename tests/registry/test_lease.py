@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import sqlalchemy as sa
 
 from evermoe.errors import Conflict
 from registry import rollout as r
@@ -87,17 +86,3 @@ def test_a_person_whose_decision_is_refused_takes_no_lease(ledger: Ledger) -> No
         with pytest.raises(Conflict):
             ledger.apply("june", Decision("resume", 0.05, "not paused"), "ann", NOON)
         assert ledger.apply("june", UP, "flow", NOON, held=held).revision == 1
-
-
-def test_a_ledger_of_the_first_format_is_given_its_leases(database_url: str) -> None:
-    with Ledger(database_url) as book:
-        book.open(june(), by="monthly")
-    engine = sa.create_engine(database_url)
-    with engine.begin() as db:
-        db.execute(sa.text("DROP TABLE leases"))
-        db.execute(sa.text("UPDATE ledger_schema SET version = 1"))
-    engine.dispose()
-    with Ledger(database_url) as book:
-        with book.lease("one", lambda: NOON) as held:
-            assert book.apply("june", UP, "one", NOON, held=held).revision == 1
-        assert book.verify().ok

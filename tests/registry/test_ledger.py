@@ -15,18 +15,23 @@ import sqlalchemy as sa
 from evermoe.errors import BadInput, Conflict, HomeTooNew, NotFound, StorageUnavailable
 from registry import rollout as r
 from registry.ledger import Ledger, Plan
-from registry.rollout import Decision, Policy, Rollout, new_rollout
+from registry.rollout import Challenger, Decision, Policy, Rollout, new_rollout
 
 OPENED = datetime(2025, 6, 1, 6, tzinfo=UTC)
 LATER = OPENED + timedelta(days=1)
 
 
 def june(**changes: Any) -> Rollout:
-    return replace(new_rollout("june", "2025-06", "1", "2", "salt-june", Policy(), OPENED), **changes)
+    challenger = changes.pop("challenger", "2")
+    return replace(new_rollout("june", "2025-06", "1", challenger, "salt-june", Policy(), OPENED), **changes)
 
 
 def july(**changes: Any) -> Rollout:
     return replace(new_rollout("july", "2025-07", "1", "3", "salt-july", Policy(), OPENED), **changes)
+
+
+def at(share: float) -> tuple[Challenger, ...]:
+    return (Challenger("2", "challenger", share),)
 
 
 @pytest.fixture
@@ -59,11 +64,11 @@ def test_an_opened_rollout_is_read_back_whole_by_another_process(ledger: Ledger,
 def test_the_plan_is_what_a_gateway_routes_by_and_none_when_nothing_is_open(ledger: Ledger) -> None:
     assert ledger.plan() is None
     ledger.open(june(), by="monthly")
-    assert ledger.plan() == Plan("june", "1", "2", "salt-june", 0.05, 0)
+    assert ledger.plan() == Plan("june", "1", at(0.05), "salt-june", 0)
     ledger.apply("june", Decision("advance", 0.1, "no harm"), "rollout", LATER)
-    assert ledger.plan() == Plan("june", "1", "2", "salt-june", 0.1, 1)
+    assert ledger.plan() == Plan("june", "1", at(0.1), "salt-june", 1)
     ledger.apply("june", r.pause(june()), "ann", LATER)
-    assert ledger.plan() == Plan("june", "1", "2", "salt-june", 0.1, 2)
+    assert ledger.plan() == Plan("june", "1", at(0.1), "salt-june", 2)
     ledger.apply("june", Decision("promote", 0.1, "better"), "ann", LATER)
     assert ledger.plan() is None
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from monitoring.events import Reward
-from registry.evidence import Evidence, Verdict, weigh
+from registry.best_arm import weigh
+from registry.evidence import Evidence, Verdict
 from registry.looks import Looks
 from registry.outlook import Outlook, outlook, weighed
 from registry.rollout import Policy, new_rollout
@@ -68,7 +69,7 @@ def test_answers_that_both_arms_give_are_no_looks() -> None:
 def test_the_outlook_says_what_the_next_step_would_do_and_why() -> None:
     def foreseen(count: int, now: datetime = LATER) -> Outlook:
         rollout = new_rollout("june", "2025-06", "1", "2", "salt", Policy(), OPENED)
-        return outlook(rollout, weighed(rewards(count), Policy(), now), Policy(), now)
+        return outlook(rollout, weighed(rollout, rewards(count), Policy(), now), Policy(), now)
 
     seen = foreseen(5)
     assert (seen.since_step, seen.next.action) == (5, "hold")

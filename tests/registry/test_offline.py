@@ -26,6 +26,7 @@ class Told:
     requested_at: datetime
     at: datetime
     agreed: bool = False
+    shares: None = None
 
 
 def logged(share: float, units: int, seed: int, champion: float = 0.5, challenger: float = 0.8) -> list[Told]:

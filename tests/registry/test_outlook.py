@@ -11,6 +11,7 @@ from registry.rollout import Policy, Watch, new_rollout
 
 OPENED = datetime(2025, 6, 1, tzinfo=UTC)
 POLICY = Policy(feedback_days=2)
+ROLLOUT = new_rollout("june", "2025-06", "1", "2", "salt", POLICY, OPENED)
 
 
 def told(number: int, late: timedelta, agreed: bool = False) -> Reward:
@@ -21,19 +22,18 @@ def told(number: int, late: timedelta, agreed: bool = False) -> Reward:
 
 def test_feedback_later_than_its_window_moves_no_verdict_and_no_step() -> None:
     rewards = [told(0, timedelta(days=2)), told(1, timedelta(days=2, seconds=1)), told(2, timedelta(0), agreed=True)]
-    proof = weighed(rewards, POLICY, OPENED + timedelta(days=9))
+    proof = weighed(ROLLOUT, rewards, POLICY, OPENED + timedelta(days=9))
     assert proof.verdict.rewards == {"champion": 1, "challenger": 0}
     assert len(proof.told_at) == 1
 
 
 def test_feedback_after_now_is_not_there_yet() -> None:
     rewards = [told(0, timedelta(hours=1)), told(1, timedelta(hours=5))]
-    assert len(weighed(rewards, POLICY, OPENED + timedelta(hours=2)).told_at) == 1
+    assert len(weighed(ROLLOUT, rewards, POLICY, OPENED + timedelta(hours=2)).told_at) == 1
 
 
 def test_an_outlook_says_what_the_next_look_would_do() -> None:
-    rollout = new_rollout("june", "2025-06", "1", "2", "salt", POLICY, OPENED)
-    proof = weighed([told(number, timedelta(0)) for number in range(8)], POLICY, OPENED + timedelta(days=1))
-    assert outlook(rollout, proof, POLICY, OPENED).next.action == "advance"
+    proof = weighed(ROLLOUT, [told(number, timedelta(0)) for number in range(8)], POLICY, OPENED + timedelta(days=1))
+    assert outlook(ROLLOUT, proof, POLICY, OPENED).next.action == "advance"
     stop = Watch(guardrails=(Guarded("errors", True, 0.4, 0.01, 999.0, "errors 40.0%"),))
-    assert outlook(rollout, proof, POLICY, OPENED, stop).next.action == "abort"
+    assert outlook(ROLLOUT, proof, POLICY, OPENED, stop).next.action == "abort"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from evermoe.errors import BadInput, Conflict
 from registry import rollout as r
+from registry.best_arm import Standing
 from registry.evidence import Verdict
 from registry.guardrails import Guarded
 from registry.rollout import Decision, Policy, Rollout, Watch, decide, new_rollout, transition
@@ -31,15 +32,19 @@ HAND: list[Callable[[Rollout], Decision]] = [
 
 
 def opened(**changes: Any) -> Rollout:
-    return replace(new_rollout("june", "2025-06", "1", "2", "salt", POLICY, OPENED), **changes)
+    """Version 2 against 1; `share` is the challenger's."""
+    rollout = new_rollout("june", "2025-06", "1", "2", "salt", POLICY, OPENED)
+    if "share" in changes:
+        changes["challengers"] = (replace(rollout.challengers[0], share=changes.pop("share")),)
+    return replace(rollout, **changes)
 
 
-def verdict(decision: Any = "continue", e_abort: float = 1.0, e_promote: float = 1.0) -> Verdict:
+def verdict(decision: Any = "continue", e_abort: float = 1.0, e_promote: float = 1.0) -> Standing:
     counts = {"champion": 9, "challenger": 3}
-    return Verdict(decision, 0.1, (-0.2, 0.4), e_promote, e_abort, 40.0, counts, {}, "because", OPENED)
+    return Standing.of(Verdict(decision, 0.1, (-0.2, 0.4), e_promote, e_abort, 40.0, counts, {}, "because", OPENED))
 
 
-def decided(rollout: Rollout, seen: Verdict, *, days: float = 1, rewards: int = 100) -> Decision:
+def decided(rollout: Rollout, seen: Standing, *, days: float = 1, rewards: int = 100) -> Decision:
     return decide(rollout, seen, POLICY, OPENED + timedelta(days=days), rewards)
 
 
@@ -180,7 +185,7 @@ STOP = Watch(guardrails=(Guarded("errors", True, 0.4, 0.01, 999.0, "errors 40.0%
 ALARM = Watch(signals=(Signal("sample ratio", True, "40 of 100 units"),))
 
 
-def watched(rollout: Rollout, seen: Verdict, watch: Watch) -> Decision:
+def watched(rollout: Rollout, seen: Standing, watch: Watch) -> Decision:
     return decide(rollout, seen, POLICY, OPENED + timedelta(days=1), 100, watch)
 
 

@@ -17,6 +17,7 @@ from registry.signals import ALPHA, crossed, sample_ratio
 class Draw:
     arm: str
     propensity: float
+    shares: dict[str, float] | None = None
 
 
 def looks(asked: Floats, met: Floats, rollouts: int, seed: int) -> Floats:

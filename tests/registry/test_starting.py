@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from evermoe.errors import BadInput, Conflict, NotFound, NotReady
+from registry.best_arm import Standing
 from registry.controls import Controls
 from registry.evidence import Evidence
 from registry.rollout import Policy, Rollout, abort
@@ -42,7 +43,7 @@ def test_starting_it_again_while_it_runs_changes_nothing(controls: Controls) -> 
 
 def test_a_version_that_was_tried_and_sent_home_is_not_tried_again(controls: Controls) -> None:
     rollout = by_hand(controls)
-    controls.apply(rollout, abort(rollout, "worse"), "ann", LATER, Evidence().verdict(LATER))
+    controls.apply(rollout, abort(rollout, "worse"), "ann", LATER, Standing.of(Evidence().verdict(LATER)))
     with pytest.raises(
         Conflict, match="version 2 was tried against version 1 before: rollout 2025-06-v2-against-v1 is aborted"
     ):

@@ -16,7 +16,8 @@ from faults import break_mlflow
 
 from evermoe.errors import BadInput, ServiceUnreachable, StorageUnavailable
 from registry.audit import AuditRow
-from registry.evidence import Evidence, Verdict
+from registry.best_arm import Standing
+from registry.evidence import Evidence
 from registry.ledger import Ledger
 from registry.rollout import Decision, Policy, Rollout, new_rollout
 from registry.snapshots import Snapshot
@@ -40,10 +41,10 @@ def runs(tracking: Tracking) -> dict[str, list]:  # type: ignore[type-arg]
     return found
 
 
-def verdict(now: datetime) -> Verdict:
+def verdict(now: datetime) -> Standing:
     evidence = Evidence()
     evidence.observe("champion", 1.0, 0.95, "ann", OPENED)
-    return evidence.verdict(now)
+    return Standing.of(evidence.verdict(now))
 
 
 def test_a_month_is_one_run_with_its_steps_as_children(tracking: Tracking) -> None:

@@ -13,11 +13,12 @@ from evermoe.errors import NotFound, NotReady, ServiceUnreachable
 from model import LanguageModel, from_pretrained
 from registry.assignment import Apart, assign
 from registry.ledger import Plan
+from registry.rollout import Challenger
 from serving.engine import Engine
 from serving.router import Deployment, Router
 
 ALONE = Deployment("1")
-ROLLOUT = Deployment("1", Plan("r1", "1", "2", "salt", 0.3, 1))
+ROLLOUT = Deployment("1", Plan("r1", "1", (Challenger("2", "challenger", 0.3),), "salt", 1))
 PROMOTED = Deployment("2")
 
 

@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from registry.best_arm import Standing
 from registry.evidence import Evidence, Verdict
 from registry.guardrails import Guarded
 from registry.outlook import Weighed, outlook
-from registry.rollout import Policy, Rollout, Watch, new_rollout
+from registry.rollout import Policy, Rollout, Watch, new_rollout, set_share, transition
 from registry.signals import Signal
 from serving.console import waits_for
 from serving.words import WORDS
@@ -28,7 +29,7 @@ ALARM = Watch(signals=(Signal("sample ratio", True, "45:55"),))
     [
         (ROLLOUT, OPEN, 3, Watch(), "why_few"),
         (ROLLOUT, OPEN, 8, Watch(), "why_advance"),
-        (replace(ROLLOUT, share=0.5), OPEN, 8, Watch(), "why_top"),
+        (transition(ROLLOUT, set_share(ROLLOUT, 0.5), NOON), OPEN, 8, Watch(), "why_top"),
         (ROLLOUT, replace(OPEN, e_abort=9.0), 8, Watch(), "why_harm"),
         (ROLLOUT, replace(OPEN, decision="promote"), 8, Watch(), "why_promote"),
         (ROLLOUT, replace(OPEN, decision="abort"), 8, Watch(), "why_abort"),
@@ -42,6 +43,6 @@ ALARM = Watch(signals=(Signal("sample ratio", True, "45:55"),))
 def test_what_it_waits_for_is_what_the_next_step_weighs(
     rollout: Rollout, verdict: Verdict, rewards: int, watch: Watch, why: str
 ) -> None:
-    ahead = outlook(rollout, Weighed(verdict, (NOON,) * rewards), POLICY, NOON, watch)
+    ahead = outlook(rollout, Weighed(Standing.of(verdict), (NOON,) * rewards), POLICY, NOON, watch)
     assert waits_for(ahead) == why
     assert all(why in words for words in WORDS.values())
