@@ -152,7 +152,7 @@ class RolloutParams(Section):
     feedback_days: float
     guardrails: GuardrailParams
     floor: float = 0.05
-    least_move: float = 0.1
+    least_move: float = 0.05
     holdout: float = 0.0
     overrides: dict[str, str] = {}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -63,10 +63,10 @@ class AuditRow:
     share: float
     reason: str
     evidence: dict[str, Any]
-    shares: dict[str, float]
-    """Of each challenger, by its version; empty in rows of old, whose one challenger has `share`."""
     previous: str
     hash: str
+    shares: dict[str, float] = field(default_factory=dict)
+    """Of each challenger, by its version; empty in rows of old, whose one challenger has `share`."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def append(
 
 def read(row: Mapping[str, Any]) -> AuditRow:
     """A row of the table as data."""
-    values = {field.name: row[field.name] for field in fields(AuditRow)}
+    values = {known.name: row[known.name] for known in fields(AuditRow)}
     values |= {"at": datetime.fromisoformat(row["at"]), "evidence": json.loads(row["evidence"])}
     return AuditRow(**values | {"shares": json.loads(row["shares"] or "{}")})
 

@@ -57,7 +57,7 @@ class Policy:
     max_rewards: int = 60_000
     feedback_days: float = 14
     floor: float = 0.05
-    least_move: float = 0.1
+    least_move: float = 0.05
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -314,7 +314,7 @@ def _follow(rollout: Rollout, proof: Standing, policy: Policy, rewards_since_ste
     aim = _within_reach(rollout, proof.wanted, policy)
     before = whole(rollout.shares)
     moved = sum(abs(share - before[arm]) for arm, share in whole(aim).items()) / 2
-    if moved < policy.least_move or math.isclose(moved, 0.0, abs_tol=1e-9):
+    if moved < max(policy.least_move - 1e-9, 1e-6):
         return _hold(
             rollout, f"{moved:.1%} of the units would move, less than {policy.least_move:.0%}; {said}", "settled"
         )

@@ -197,10 +197,11 @@ class StartBody(Body):
     reason: Stated
 
     def named(self) -> list[str]:
-        """The versions, whichever way they are given. Raises `BadInput` where they are not, or twice."""
-        if (self.version is None) == (self.versions is None):
+        """The versions, `version` in front of `versions`. Raises `BadInput` where there is none."""
+        named = [*([self.version] if self.version else []), *(self.versions or [])]
+        if not named:
             raise BadInput("'version' is missing; give the version to put on trial, or several as 'versions'")
-        return self.versions or [str(self.version)]
+        return list(dict.fromkeys(named))
 
 
 BODIES = (ChatBody, CompletionBody, ClassifyBody, FeedbackBody, ControlBody, StartBody)

@@ -5,10 +5,11 @@ Pure geometry. Knows looks and decisions; the template writes the words beside i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from registry.audit import AuditRow
+from registry.evidence import Verdict
 from registry.looks import Look
 
 WIDTH, HEIGHT = 1000.0, 300.0
@@ -22,6 +23,23 @@ class Label:
 
     percent: float
     value: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """An interval as a bar: where it begins and how wide it is, and where its lift lies, in percent of the width."""
+
+    left: float
+    width: float
+    middle: float
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Intervals on one scale, which ends at `limit` either way; by arm."""
+
+    limit: float
+    bars: Mapping[str, Span]
 
 
 @dataclass(frozen=True)
@@ -61,6 +79,21 @@ def chart(looks: Sequence[Look], history: Sequence[AuditRow] = ()) -> Chart | No
         marks=_marks(history, end),
         table=_rows(looks),
     )
+
+
+def spans(verdicts: Mapping[str, Verdict]) -> Spans:
+    """The confidence intervals of several challengers side by side."""
+    widest = max(max(abs(end) for end in verdict.interval) for verdict in verdicts.values())
+    limit = next((limit for limit in LIMITS if limit >= widest), 1.0)
+
+    def percent(lift: float) -> float:
+        return 50.0 * (1.0 + min(max(lift / limit, -1.0), 1.0))
+
+    bars = {}
+    for arm, verdict in verdicts.items():
+        low, high = (percent(end) for end in verdict.interval)
+        bars[arm] = Span(low, high - low, percent(verdict.lift))
+    return Spans(limit, bars)
 
 
 def _limit(looks: Sequence[Look]) -> float:

@@ -6,7 +6,7 @@ Knows what a person wants to see. Changes nothing: its forms post to `rollout_ro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -18,18 +18,19 @@ from evermoe.errors import EvermoeError
 from monitoring.events import Counts
 from monitoring.expert_rewards import ExpertRewards
 from monitoring.glance import ArmGlance
-from registry.assignment import CHAMPION
+from registry.assignment import CHALLENGER, CHAMPION
+from registry.evidence import Verdict
 from registry.ledger import AuditRow
 from registry.outlook import Outlook, outlook
-from registry.rollout import Policy, Rollout, Watch, is_watched
+from registry.rollout import Policy, Rollout, Watch, is_watched, rewards_needed
 from registry.versions import Version
 from serving import pages
 from serving.access import Access, Caller, needs
 from serving.bodies import ControlBody
-from serving.chart import Chart, chart
+from serving.chart import Chart, Spans, chart, spans
 from serving.figures import Figures, Shown
 from serving.gateway import Gateway
-from serving.rollouts import CONTROLS, Registered, Rollouts
+from serving.rollouts import CONTROLS, Registered, Rollouts, Traffic
 
 T = TypeVar("T")
 router = APIRouter()
@@ -50,10 +51,15 @@ class Arm:
     """A line of the arms' table."""
 
     name: str
+    """`champion` or `challenger`."""
     version: str
     share: float
+    out: str
+    """Why it is out; empty while it is in."""
     seen: ArmGlance | None
     mean: float | None
+    verdict: Verdict | None
+    """Of a challenger against the champion."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,13 @@ class Trial:
     policy: Policy
     outlook: Outlook | None
     why: str
+    named: Mapping[str, str]
+    """What the strings about it may name: versions, and what the next step would do."""
+    needed: int
+    """Rewards before shares move by themselves."""
     chart: Chart | None
+    spans: Spans | None
+    """Of several challengers, the intervals side by side."""
     weighed_at: datetime | None
     stale_seconds: float
     arms: tuple[Arm, ...]
@@ -106,7 +118,12 @@ async def show(request: Request) -> Response:
 
 def confirm(request: Request, rollout: Rollout, action: str, body: ControlBody) -> Response:
     """The question before a step that cannot be taken back; its form carries what was filled in."""
-    return pages.send(request, "confirm.html", 200, rollout=rollout, action=action, body=body)
+    one = rollout.several and body.version is not None and action == "abort" and len(rollout.inside) > 1
+    asked = "abort_one" if one else action
+    versions = named_in(rollout, version=body.version)
+    return pages.send(
+        request, "confirm.html", 200, rollout=rollout, action=action, asked=asked, versions=versions, body=body
+    )
 
 
 async def render(request: Request, said: str = "", status: int = 200) -> Response:
@@ -162,30 +179,57 @@ def _trial(rollout: Rollout, shown: Shown, policy: Policy, history: tuple[AuditR
     own = [row for row in reversed(history) if row.rollout == rollout.id]
     watch = shown.watch.value
     ahead = outlook(rollout, proof.weighed, policy, now, watch or Watch()) if proof else None
-    seen = {arm.arm: arm for arm in traffic.glance.arms} if traffic else {}
-    means = proof.weighed.verdict.means if proof else {}
-    arms = (
-        (CHAMPION, rollout.champion, 1.0 - rollout.share),
-        *((x.arm, x.version, x.share) for x in rollout.challengers),
-    )
+    verdicts = proof.weighed.standing.verdicts if proof else {}
     return Trial(
         rollout=rollout,
         policy=policy,
         outlook=ahead,
         why=waits_for(ahead) if ahead else "",
+        named=named_in(rollout, ahead),
+        needed=rewards_needed(rollout, policy),
         chart=chart(proof.looks, own) if proof else None,
+        spans=spans(verdicts) if rollout.several and verdicts else None,
         weighed_at=proof.weighed.verdict.at if proof else None,
         stale_seconds=shown.proof.age_seconds if proof else 0.0,
-        arms=tuple(Arm(name, version, share, seen.get(name), means.get(name)) for name, version, share in arms),
+        arms=_arms(rollout, verdicts, traffic),
         delay_seconds=traffic.glance.median_delay_seconds if traffic else None,
         experts=traffic.experts if traffic else (),
         watch=watch,
     )
 
 
+def _arms(rollout: Rollout, verdicts: Mapping[str, Verdict], traffic: Traffic | None) -> tuple[Arm, ...]:
+    """The champion, then every challenger."""
+    seen = {arm.arm: arm for arm in traffic.glance.arms} if traffic else {}
+    any_verdict = next(iter(verdicts.values()), None)
+    mean = any_verdict.means[CHAMPION] if any_verdict else None
+    lines = [Arm(CHAMPION, rollout.champion, 1.0 - rollout.share, "", seen.get(CHAMPION), mean, None)]
+    for one in rollout.challengers:
+        verdict = verdicts.get(one.arm)
+        mean = verdict.means[CHALLENGER] if verdict else None
+        lines.append(Arm(CHALLENGER, one.version, one.share, one.out, seen.get(one.arm), mean, verdict))
+    return tuple(lines)
+
+
 def waits_for(ahead: Outlook) -> str:
     """The string that says what the rollout waits for: the cause of the next decision, or what it does."""
+    if ahead.next.action == "drop":
+        return "why_drop_guardrail" if ahead.next.cause == "guardrail" else "why_drop"
     return f"why_{ahead.next.cause or ahead.next.action}"
+
+
+def named_in(rollout: Rollout, ahead: Outlook | None = None, version: str | None = None) -> dict[str, str]:
+    """The versions that strings on a rollout name. A `version` that a person chose is the challenger."""
+    inside = ", ".join(one.version for one in rollout.inside)
+    named = {"challenger": version or inside, "champion": rollout.champion, "out": "", "shares": ""}
+    if ahead is not None:
+        if ahead.standing.arm and version is None:
+            named["challenger"] = rollout.version(ahead.standing.arm)
+        named["out"] = ", ".join(rollout.version(arm) for arm in ahead.next.out)
+        named["shares"] = ", ".join(
+            f"{rollout.version(arm)}: {100 * share:.3g}%" for arm, share in ahead.next.shares.items()
+        )
+    return named
 
 
 def _actions(rollout: Rollout) -> tuple[str, ...]:

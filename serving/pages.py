@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from registry.audit import AuditRow
 from serving import language as speech
 from serving.language import TAGS
 from serving.words import LANGUAGES, Language
@@ -79,6 +80,13 @@ def moment(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
+def shares(row: AuditRow) -> str:
+    """The share that a decision gave, or each one's where there are several challengers."""
+    if len(row.shares) < 2:
+        return f"{100 * row.share:.3g}%"
+    return ", ".join(f"{version}: {100 * share:.3g}%" for version, share in row.shares.items())
+
+
 def code(text: str) -> Markup:
     """Text as HTML, what stands between backticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
@@ -96,6 +104,8 @@ def _environment() -> Environment:
         "time": moment,
         "iso": lambda at: at.astimezone(UTC).isoformat(timespec="seconds"),
         "percent": lambda share: f"{100 * share:.3g}%",
+        "shares": shares,
+        "dealt": lambda rollout: ", ".join(f"{one.version}: {100 * one.share:.3g}%" for one in rollout.inside),
         "rate": lambda rate: f"{100 * rate:.2g}%" if rate < 0.995 else f"{100 * rate:.0f}%",
         "signed": lambda lift: f"{lift:+.3f}".replace("-", "−"),
         "axis": lambda lift: f"{lift:+.3g}".replace("-", "−") if lift else "0",

@@ -1,0 +1,201 @@
+"""Several challengers in one rollout: the same machine as for one, which drops, shifts and promotes on proof alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evermoe.errors import BadInput
+from monitoring.events import Reward
+from registry import rollout as r
+from registry.assignment import assign, whole
+from registry.best_arm import Standing
+from registry.evidence import Evidence, Verdict
+from registry.guardrails import Guarded
+from registry.outlook import outlook, weighed
+from registry.rollout import Decision, Policy, Rollout, Watch, decide, new_rollout, transition
+
+OPENED = datetime(2025, 6, 1, tzinfo=UTC)
+POLICY = Policy()
+ARMS = ("challenger:5", "challenger:6", "challenger:7")
+
+
+def opened(policy: Policy = POLICY, salt: str = "salt", **changes: Any) -> Rollout:
+    return replace(new_rollout("june", "2025-06", "1", ("5", "6", "7"), salt, policy, OPENED), **changes)
+
+
+def standing(decision: Any = "continue", out: dict[str, str] | None = None, **changes: Any) -> Standing:
+    """A proof of nothing, but for what is given."""
+    verdict: Verdict = replace(Evidence(0.05 / 6).verdict(OPENED), reason="because")
+    inside = tuple(arm for arm in ARMS if arm not in (out or {}))
+    wanted = dict.fromkeys(("champion", *ARMS), 0.25)
+    known = Standing(decision, None, inside, out or {}, dict.fromkeys(ARMS, verdict), 0, wanted)
+    return replace(known, **changes)
+
+
+def shares_of(rollout: Rollout) -> list[float]:
+    return [round(one.share, 4) for one in rollout.challengers]
+
+
+def after(rollout: Rollout, proof: Standing, rewards: int = 100, watch: Watch = Watch()) -> tuple[Decision, Rollout]:
+    decision = decide(rollout, proof, POLICY, OPENED + timedelta(days=1), rewards, watch)
+    return decision, transition(rollout, decision, OPENED + timedelta(days=1))
+
+
+def test_each_begins_at_the_floor() -> None:
+    rollout = opened()
+    assert (shares_of(rollout), rollout.share, rollout.challenger) == ([0.05] * 3, pytest.approx(0.15), "5")
+    with pytest.raises(BadInput, match="name one version, or several different ones"):
+        new_rollout("june", "2025-06", "1", ("5", "5"), "salt", POLICY, OPENED)
+    with pytest.raises(BadInput, match=r"a floor of 0.05 is too much for 20 challengers"):
+        new_rollout("june", "2025-06", "1", [str(n) for n in range(2, 22)], "salt", POLICY, OPENED)
+
+
+def test_shares_climb_a_step_of_the_ramp_at_a_time_and_beyond_its_top_go_where_they_are_wanted() -> None:
+    rollout, proof = opened(), standing()
+    decision, rollout = after(rollout, proof)
+    assert (decision.action, decision.share) == ("shift", pytest.approx(0.25))
+    assert shares_of(rollout) == [0.0833] * 3
+    _, rollout = after(rollout, proof)
+    assert rollout.share == pytest.approx(0.5)
+    _, rollout = after(rollout, proof)
+    assert shares_of(rollout) == [0.25] * 3
+    hoped = standing(wanted={"champion": 0.05, ARMS[0]: 0.05, ARMS[1]: 0.05, ARMS[2]: 0.85})
+    _, rollout = after(rollout, hoped)
+    assert shares_of(rollout) == [0.05, 0.05, 0.85]
+
+
+def test_nothing_moves_before_enough_rewards_or_by_less_than_is_worth_a_move() -> None:
+    decision, rollout = after(opened(), standing(), rewards=23)
+    assert (decision.cause, decision.reason.startswith("23 of 24 rewards"), rollout) == ("few", True, opened())
+    level = transition(opened(), r.set_share(opened(), 0.25, version="5"), OPENED)
+    for version in ("6", "7"):
+        level = transition(level, r.set_share(level, 0.25, version=version), OPENED)
+    hardly = standing(wanted={"champion": 0.21, ARMS[0]: 0.29, ARMS[1]: 0.25, ARMS[2]: 0.25})
+    decision, _ = after(level, hardly)
+    assert (decision.action, decision.cause) == ("hold", "settled")
+    assert decision.reason.startswith("4.0% of the units would move, less than 5%")
+
+
+def test_who_is_proved_worse_is_out_for_good_and_its_units_go_to_all_others_in_proportion() -> None:
+    decision, rollout = after(opened(), standing(out={ARMS[1]: "worse than champion: because"}))
+    assert decision.action == "drop"
+    assert decision.reason == "version 6 is out: worse than champion: because"
+    assert shares_of(rollout) == [0.0526, 0.0, 0.0526]
+    assert [one.out for one in rollout.challengers] == ["", "worse than champion: because", ""]
+    _, later = after(rollout, standing(out={ARMS[1]: "worse"}, wanted={"champion": 0.3, ARMS[0]: 0.4, ARMS[2]: 0.3}))
+    assert later.challengers[1].out == "worse than champion: because"
+    for number in range(2000):
+        before, now = (assign("salt", f"u{number}", one.shares)[0] for one in (opened(), rollout))
+        assert before == now or before == ARMS[1]
+
+
+def test_a_crossed_guardrail_puts_out_its_own_version_alone_and_in_a_paused_rollout_too() -> None:
+    stop = Watch(guardrails=(Guarded("errors", True, 0.4, 0.01, 999.0, "errors 40.0%", ARMS[0]),))
+    for status in ("running", "paused"):
+        decision, rollout = after(opened(status=status), standing("promote", arm=ARMS[1]), watch=stop)
+        assert (decision.action, decision.cause, rollout.status) == ("drop", "guardrail", status)
+        assert rollout.challengers[0].out == "guardrail crossed: errors 40.0%; because"
+        again, _ = after(rollout, standing(), watch=stop)
+        assert again.action != "drop"
+
+
+def test_with_the_last_one_out_the_trial_is_aborted_and_says_why_of_each() -> None:
+    decision, rollout = after(opened(), standing("abort", dict.fromkeys(ARMS, "worse")))
+    assert (decision.action, rollout.status, rollout.share) == ("abort", "aborted", 0.0)
+    assert all(one.out == "worse" for one in rollout.challengers)
+
+
+def test_the_winner_is_promoted_and_the_others_are_out() -> None:
+    decision, rollout = after(opened(), standing("promote", {ARMS[0]: "w", ARMS[1]: "w"}, arm=ARMS[2]))
+    assert (decision.action, rollout.status, rollout.challenger) == ("promote", "promoted", "7")
+    assert shares_of(rollout) == [0.0, 0.0, 0.05]
+    back = transition(rollout, Decision("revert", 0.0, "crossed"), OPENED)
+    assert (back.status, back.share, back.challenger) == ("reverted", 0.0, "7")
+
+
+def test_by_hand_a_version_is_named_where_several_are_in() -> None:
+    rollout = opened()
+    for steer in (r.promote, lambda one: r.set_share(one, 0.2)):
+        with pytest.raises(BadInput, match="3 versions are on trial; say wh.*: 5, 6 or 7"):
+            steer(rollout)
+    with pytest.raises(BadInput, match="version 9 is not on trial in rollout june; name 5, 6 or 7"):
+        r.promote(rollout, version="9")
+    with pytest.raises(BadInput, match="leave the champion some"):
+        r.set_share(rollout, 0.9, version="6")
+    moved = transition(rollout, r.set_share(rollout, 0.2, version="6"), OPENED)
+    assert shares_of(moved) == [0.05, 0.2, 0.05]
+    without = transition(moved, r.abort(moved, "odd answers", "6"), OPENED)
+    assert (without.status, without.challengers[1].out) == ("running", "odd answers")
+    with pytest.raises(BadInput, match="version 6 is not on trial"):
+        r.promote(without, version="6")
+    won = transition(without, r.promote(without, "reviewed", "7"), OPENED)
+    assert (won.challenger, [one.out for one in won.challengers][0]) == ("7", "version 7 was promoted")
+    assert transition(without, r.abort(without, "all wrong"), OPENED).status == "aborted"
+    alone = transition(without, r.abort(without, "wrong too", "5"), OPENED)
+    assert r.promote(alone).action == "promote"
+    assert transition(alone, r.abort(alone, "and the last", "7"), OPENED).status == "aborted"
+
+
+def test_the_budget_ends_it_and_the_champion_stays() -> None:
+    spent = standing(rewards=POLICY.max_rewards)
+    decision, rollout = after(opened(), spent)
+    assert (decision.action, rollout.status, rollout.share) == ("inconclusive", "inconclusive", 0.0)
+
+
+@dataclass
+class World:
+    """Users who ask one by one and tell at once; the whole controller looks every `every` units, and keeps nothing between."""
+
+    means: dict[str, float]
+    seed: int
+    policy: Policy = field(default_factory=lambda: Policy(shares=(0.25, 0.5), max_days=1e4))
+    every: int = 40
+
+    def live(self, units: int) -> tuple[Rollout, list[Reward]]:
+        draw, seen = np.random.default_rng(self.seed), list[Reward]()
+        rollout = opened(self.policy, f"salt-{self.seed}")
+        for number in range(units):
+            now = OPENED + timedelta(minutes=number)
+            if number % self.every == 0:
+                rollout = self.look(rollout, seen, now)
+                if not rollout.open:
+                    break
+            arm, propensity = assign(rollout.salt, f"u{number}", rollout.shares)
+            told = float(draw.random() < self.means[rollout.version(arm)])
+            shares = whole(rollout.shares)
+            seen.append(Reward(f"r{number}", f"u{number}", True, arm, "", propensity, told, now, now, False, shares))
+        return rollout, seen
+
+    def look(self, rollout: Rollout, seen: list[Reward], now: datetime) -> Rollout:
+        ahead = outlook(rollout, weighed(rollout, seen, self.policy, now), self.policy, now)
+        return transition(rollout, ahead.next, now)
+
+
+def test_a_clearly_better_version_is_promoted_and_met_most_units_by_then() -> None:
+    for seed in range(3):
+        rollout, seen = World({"1": 0.4, "5": 0.4, "6": 0.85, "7": 0.3}, seed).live(4000)
+        assert (rollout.status, rollout.challenger) == ("promoted", "6")
+        met = [one.arm for one in seen[len(seen) // 2 :]]
+        assert met.count("challenger:6") > len(met) / 2.5
+        assert met.count("challenger:6") == max(met.count(arm) for arm in ARMS)
+
+
+def test_of_equal_versions_none_is_dropped_or_promoted_more_often_than_alpha() -> None:
+    wrong = 0
+    for seed in range(40):
+        rollout, _ = World(dict.fromkeys(("1", "5", "6", "7"), 0.6), seed, every=80).live(480)
+        wrong += not rollout.open or any(one.out for one in rollout.challengers)
+    assert wrong <= 2  # alpha of 40
+
+
+def test_the_same_log_and_ledger_give_the_same_next_step_whoever_looks() -> None:
+    rollout, seen = World({"1": 0.5, "5": 0.5, "6": 0.6, "7": 0.4}, 1).live(400)
+    now = OPENED + timedelta(days=2)
+    first, second = (outlook(rollout, weighed(rollout, list(seen), POLICY, now), POLICY, now) for _ in range(2))
+    assert first == second
+    assert first.standing.wanted
