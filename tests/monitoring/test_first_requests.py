@@ -69,3 +69,22 @@ def test_a_unit_that_met_the_champion_at_a_share_at_which_it_is_the_challengers_
     asked(log, 4, "bob", "champion", 0.5)
     asked(log, 5, "eve", "champion", 0.5)
     assert log.crossings("2025-06") == Crossings(units=3, crossed=2)
+
+
+def test_of_several_challengers_a_unit_crosses_where_no_draw_takes_it_from_one_arm_to_another(log: EventLog) -> None:
+    def met(number: int, unit: str, arm: str, champion: float, five: float, six: float) -> None:
+        shares = {"champion": champion, "challenger:5": five, "challenger:6": six}
+        asked(log, number, unit, arm, shares[arm], shares=shares)
+
+    met(1, "ann", "challenger:5", 0.5, 0.25, 0.25)
+    met(2, "ann", "challenger:6", 0.2, 0.2, 0.6)  # where 6 rose against 5: so it may
+    met(3, "bob", "challenger:5", 0.5, 0.25, 0.25)
+    met(4, "bob", "challenger:6", 0.2, 0.6, 0.2)  # where 5 rose against 6: no draw does that
+    met(5, "eve", "challenger:5", 0.5, 0.3, 0.2)
+    met(6, "eve", "champion", 0.7, 0.0, 0.3)  # its arm went
+    assert log.crossings("2025-06") == Crossings(units=3, crossed=1)
+    assert log.first_requests("2025-06", slow_ms=1000)[0].shares == {
+        "champion": 0.5,
+        "challenger:5": 0.25,
+        "challenger:6": 0.25,
+    }

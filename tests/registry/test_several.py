@@ -121,7 +121,7 @@ def test_the_winner_is_promoted_and_the_others_are_out() -> None:
 def test_by_hand_a_version_is_named_where_several_are_in() -> None:
     rollout = opened()
     for steer in (r.promote, lambda one: r.set_share(one, 0.2)):
-        with pytest.raises(BadInput, match="3 versions are on trial; say wh.*: 5, 6 or 7"):
+        with pytest.raises(BadInput, match=r"3 versions are on trial; say wh.*: 5, 6 or 7"):
             steer(rollout)
     with pytest.raises(BadInput, match="version 9 is not on trial in rollout june; name 5, 6 or 7"):
         r.promote(rollout, version="9")
@@ -134,7 +134,7 @@ def test_by_hand_a_version_is_named_where_several_are_in() -> None:
     with pytest.raises(BadInput, match="version 6 is not on trial"):
         r.promote(without, version="6")
     won = transition(without, r.promote(without, "reviewed", "7"), OPENED)
-    assert (won.challenger, [one.out for one in won.challengers][0]) == ("7", "version 7 was promoted")
+    assert (won.challenger, won.challengers[0].out) == ("7", "version 7 was promoted")
     assert transition(without, r.abort(without, "all wrong"), OPENED).status == "aborted"
     alone = transition(without, r.abort(without, "wrong too", "5"), OPENED)
     assert r.promote(alone).action == "promote"

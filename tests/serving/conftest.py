@@ -109,6 +109,14 @@ def home(registered: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def four_versions(home: Path, tiny_model_folder: Path) -> None:
+    """Versions 3 and 4 are there too."""
+    versions = Versions(f"sqlite:///{home / 'mlflow.db'}", artifacts=home / "artifacts")
+    for month in ("2025-07", "2025-08"):
+        versions.register(tiny_model_folder, month=month, parent="1", run_id=None, loader=LOADER, description=month)
+
+
+@pytest.fixture
 def start(home: Path) -> Iterator[Callable[..., Served]]:
     """Starts a gateway; it stops when the test ends."""
     with contextlib.ExitStack() as stack:

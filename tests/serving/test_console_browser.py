@@ -79,6 +79,99 @@ def tab_to(page: Any, css: str) -> None:
     raise AssertionError(f"Tab never reaches {css}")
 
 
+def faultless(page: Any, name: str, language: str) -> None:
+    """Fail where axe finds a serious fault, or the page must be scrolled sideways, folded or not."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    assert page.evaluate("() => document.documentElement.lang") == language
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), name
+    for one in page.locator("details").all():  # what is folded is examined too
+        one.evaluate("one => { one.removeAttribute('name'); one.open = true }")
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), name
+    found = Axe().run(page).response["violations"]
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    assert not serious, [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in serious]
+
+
+def lived_with_several(served: Served) -> Rollout:
+    """An open rollout of three versions with feedback, one of which was sent home."""
+    who = {"by": "ann", "reason": "three candidates for the autumn"}
+    answer = served.http.post("/v1/rollouts", json=who | {"versions": ["2", "3", "4"]}).json()
+    generator, now = random.Random(1), datetime.now(UTC)
+    shares = {"champion": 0.4, "challenger:2": 0.3, "challenger:3": 0.1, "challenger:4": 0.2}
+    for number in range(240):
+        arm = generator.choices(list(shares), list(shares.values()))[0]
+        version = arm.partition(":")[2] or "1"
+        row = {"arm": arm, "version": version, "propensity": shares[arm], "shares": shares, "rollout": answer["id"]}
+        at = now - timedelta(minutes=240 - number)
+        served.events.append(a_request(f"r{number}", at=at, unit=f"u{number}", **row))
+        liked = generator.random() < (0.9 if version == "2" else 0.6)
+        served.events.append(a_feedback(f"k{number}", f"r{number}", at=at, score=float(liked), label=None))
+    served.follow(lambda: served.events.counts().feedback == 240)
+    home = who | {"version": "3", "reason": "odd answers about VLANs"}
+    served.http.post(f"/v1/rollouts/{answer['id']}/abort", json=home).raise_for_status()
+    return served.ledger.get(answer["id"])
+
+
+@pytest.mark.usefixtures("four_versions")
+@pytest.mark.parametrize(("scheme", "locale"), [LOOKS[0], LOOKS[-1]])
+def test_several_versions_are_shown_without_a_serious_fault_on_a_desk_and_on_a_phone(
+    served: Served, browser: Browser, scheme: str, locale: str
+) -> None:
+    lived_with_several(served)
+    language = {"en-US": "en", "zh-CN": "zh-Hans"}[locale]
+
+    def play(page: Any) -> None:
+        opened(page, served.url, ".span i")
+        keep(page, f"several-{scheme}-{language}-{page.viewport_size['width']}", whole=True)
+        assert page.locator(".span i").count() == 3
+        faultless(page, "console", language)
+
+    look = {"color_scheme": scheme, "locale": locale}
+    browser.play(play, **look)
+    browser.play(play, **look, **PHONE)
+
+
+@pytest.mark.usefixtures("four_versions")
+def test_with_a_keyboard_alone_a_person_starts_several_versions_and_sends_one_home(
+    served: Served, browser: Browser
+) -> None:
+    def play(page: Any) -> None:
+        def fill(css: str, text: str) -> None:
+            tab_to(page, css)
+            page.keyboard.type(text)
+
+        opened(page, served.url, "#version")
+        tab_to(page, "details:has(fieldset) > summary")
+        page.keyboard.press("Enter")
+        for version in ("4", "3", "2"):
+            tab_to(page, f"input[type=checkbox][value='{version}']")
+            page.keyboard.press("Space")
+        fill("#by-start", "ann")
+        fill("#reason-start", "three candidates")
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
+        assert "meet 15% of the users" in page.inner_text("h1")
+        tab_to(page, "details:has(#reason-abort) > summary")
+        page.keyboard.press("Enter")
+        tab_to(page, "#version-abort")
+        page.keyboard.type("3")
+        fill("#by-abort", "ann")
+        fill("#reason-abort", "odd answers about VLANs")
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
+        assert page.inner_text("h1") == "Send version 3 home?"
+        tab_to(page, "button.danger")
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
+        assert page.get_by_role("status").inner_text().startswith("Done: ")
+
+    browser.play(play)
+    open_now = served.ledger.running()
+    assert open_now is not None
+    assert sorted(one.version for one in open_now.inside) == ["2", "4"]
+
+
 def test_with_a_keyboard_alone_a_person_starts_a_rollout_moves_its_share_aborts_it_and_is_found_in_the_history(
     served: Served, browser: Browser
 ) -> None:
@@ -169,25 +262,13 @@ def test_in_a_browser_without_scripts_a_person_signs_in_steers_and_signs_out(ser
 def test_axe_finds_no_serious_fault_and_a_phone_needs_no_scrolling_sideways(
     served: Served, browser: Browser, scheme: str, locale: str
 ) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
     lived(served)
     language = {"en-US": "en", "zh-CN": "zh-Hans"}[locale]
-
-    def faultless(page: Any, name: str) -> None:
-        assert page.evaluate("() => document.documentElement.lang") == language
-        assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), name
-        for one in page.locator("details").all():  # what is folded is examined too
-            one.evaluate("one => { one.removeAttribute('name'); one.open = true }")
-        assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), name
-        found = Axe().run(page).response["violations"]
-        serious = [one for one in found if one["impact"] in ("serious", "critical")]
-        assert not serious, [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in serious]
 
     def play(page: Any) -> None:
         opened(page, served.url, ".plot svg")
         keep(page, f"console-{scheme}-{language}-{page.viewport_size['width']}", whole=True)
-        faultless(page, "console")
+        faultless(page, "console", language)
 
     def question(page: Any) -> None:
         page.goto(served.url)
@@ -196,12 +277,12 @@ def test_axe_finds_no_serious_fault_and_a_phone_needs_no_scrolling_sideways(
         page.locator("#by-abort").fill("ann")
         page.locator("#reason-abort").fill("r")
         form.get_by_role("button").click()
-        faultless(page, "question")
+        faultless(page, "question", language)
 
     def sign_in(page: Any) -> None:
         page.goto(served.url)
         assert page.locator("#key").count() == 1
-        faultless(page, "sign-in")
+        faultless(page, "sign-in", language)
 
     look = {"color_scheme": scheme, "locale": locale}
     browser.play(play, **look)

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from registry.assignment import Apart, assign
 from registry.outlook import outlook, weighed
 from registry.rollout import Policy, Rollout
-from registry.versions import Versions
 from registry.watching import watch
-from tests.serving.conftest import LOADER, Served
+from tests.serving.conftest import Served
 
 WHO = {"by": "ann", "reason": "three candidates"}
 
 
-@pytest.fixture
-def served(home: Path, start: Callable[..., Served], tiny_model_folder: Path) -> Served:
-    """A gateway whose registry has versions 1 (champion) to 4."""
-    versions = Versions(f"sqlite:///{home / 'mlflow.db'}", artifacts=home / "artifacts")
-    for month in ("2025-07", "2025-08"):
-        versions.register(tiny_model_folder, month=month, parent="1", run_id=None, loader=LOADER, description=month)
-    return start()
+pytestmark = pytest.mark.usefixtures("four_versions")
 
 
 def on_trial(served: Served) -> Rollout:
