@@ -77,14 +77,24 @@ class Standing:
 class BestArm:
     """Challengers against one champion, and each against each. `arms` are the challengers' names in the event log."""
 
-    def __init__(self, challengers: Sequence[str], alpha: float = 0.05, floor: float = 0.05) -> None:
+    def __init__(
+        self,
+        challengers: Sequence[str],
+        alpha: float = 0.05,
+        floor: float = 0.05,
+        called: Mapping[str, str] | None = None,
+    ) -> None:
+        """`called` are the names of arms in reasons, where they are others."""
         if len(set(challengers)) != len(challengers) or not challengers or CHAMPION in challengers:
             raise BadInput("name each challenger once, one or more, and none of them champion")
         check_floor(floor, len(challengers))
         self.arms = (CHAMPION, *challengers)
         self.floor = floor
         pairs = list(combinations(self.arms, 2))
-        self._evidence = {pair: Evidence(alpha / len(pairs), pair) for pair in pairs}
+        self._called = {arm: arm for arm in self.arms} | dict(called or {})
+        self._evidence = {
+            (one, other): Evidence(alpha / len(pairs), (self._called[one], self._called[other])) for one, other in pairs
+        }
         self._counts = dict.fromkeys(self.arms, 0)
         self._sums = dict.fromkeys(self.arms, 0.0)
         self._agreed = 0
@@ -135,7 +145,7 @@ class BestArm:
                 continue
             worse = {"promote": one, "abort": other}.get(verdict.decision)
             if worse is not None and worse != CHAMPION:
-                against = "" if len(self.arms) == 2 else f"worse than {other if worse == one else one}: "
+                against = "" if len(self.arms) == 2 else f"worse than {self._called[other if worse == one else one]}: "
                 self._out[worse] = against + verdict.reason
         inside = tuple(arm for arm in self.arms if arm != CHAMPION and arm not in self._out)
         won = inside[0] if len(inside) == 1 and verdicts[CHAMPION, inside[0]].decision == "promote" else None

@@ -58,7 +58,8 @@ def weighed(rollout: Rollout, rewards: Sequence[Reward], policy: Policy, now: da
     Thompson's draws come from a generator that the salt and the revision seed.
     """
     seen = in_time(rewards, policy, now)
-    arms = BestArm([one.arm for one in rollout.challengers], policy.alpha, policy.floor)
+    called = {one.arm: f"version {one.version}" for one in rollout.challengers} if rollout.several else None
+    arms = BestArm([one.arm for one in rollout.challengers], policy.alpha, policy.floor, called)
     for one in rollout.challengers:
         if one.out:
             arms.drop(one.arm, one.out)

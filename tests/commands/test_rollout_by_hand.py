@@ -20,7 +20,7 @@ LOADER = ROOT / "tests" / "registry" / "loader.py"
 
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with a champion and a version made from it."""
+    """A home with a champion and three versions made from it."""
     home = tmp_path_factory.mktemp("by_hand")
     (home / "home.json").write_text('{"format": 1}')
     weights = home / "model"
@@ -28,7 +28,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file({"weight": np.arange(6, dtype=np.float32)}, weights / "model.safetensors")
     (weights / "config.json").write_text("{}")
     versions = Versions(f"sqlite:///{home / 'mlflow.db'}", artifacts=home / "artifacts")
-    for month, parent in (("2025-05", None), ("2025-06", "1")):
+    for month, parent in (("2025-05", None), ("2025-06", "1"), ("2025-07", "1"), ("2025-08", "1")):
         versions.register(weights, month=month, parent=parent, run_id=None, loader=LOADER, description=month)
     versions.set_alias("champion", "1")
     return home
@@ -100,6 +100,41 @@ def test_a_trial_from_start_to_abort_with_a_reason_for_every_move(capsys: pytest
     assert "odd answers" in table
     assert "the audit chain is whole" in table
     assert "was tried against version 1 before" in refused(capsys, "start", "2", "--reason", "once more")
+
+
+def test_several_versions_are_started_together_and_each_is_steered_by_its_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "was tried against version 1 before" in refused(capsys, "start", "2", "3", "--reason", "r")
+    assert "version 1 is the champion" in refused(capsys, "start", "3", "1", "--reason", "r")
+    said = told(capsys, "start", "3", "4", "--reason", "two candidates", "--by", "ann")
+    assert "rollout 2025-08-v3-v4-against-v1 is running: versions 3 and 4 meet 10% of the units" in said
+    assert "next: hold; 0 of 16 rewards at these shares" in told(capsys, "status")
+    assert "2 versions are on trial; say whose share it is: 3 or 4" in refused(capsys, "share", "0.2", "--reason", "r")
+    assert "shares: 3 20%, 4 5%" in told(capsys, "share", "0.2", "3", "--reason", "more of it")
+    content = json.loads(told(capsys, "status", "--json"))
+    assert [(one["version"], one["share"], one["out"]) for one in content["rollout"]["challengers"]] == [
+        ("3", 0.2, ""),
+        ("4", 0.05, ""),
+    ]
+    assert (content["rollout"]["challenger"], content["rollout"]["share"]) == ("3", 0.25)
+    assert [one["evidence"]["decision"] for one in content["arms"]] == ["continue", "continue"]
+    assert "2 versions are on trial; say which to promote: 3 or 4" in refused(capsys, "promote", "--reason", "r")
+    assert "shares: 3 out, 4 6%" in told(capsys, "abort", "3", "--reason", "odd answers", "--by", "bob")
+    shown = told(capsys, "status")
+    assert "version 4 meets 6% of the units" in shown
+    assert "odd answers" in shown
+    assert "is not on trial" in refused(capsys, "promote", "3", "--reason", "r")
+    assert "is promoted" in told(capsys, "promote", "--reason", "the other one", "--by", "bob")
+    rows = json.loads(told(capsys, "history", "--json"))["decisions"][-4:]
+    assert [(row["action"], row["shares"]["3"]) for row in rows] == [
+        ("open", 0.05),
+        ("share", 0.2),
+        ("drop", 0.0),
+        ("promote", 0.0),
+    ]
+    assert "tried several versions at once" in refused(capsys, "replay")
+    assert "the audit chain is whole" in told(capsys, "history")
 
 
 @pytest.mark.parametrize("verb", ["start", "status", "share", "pause", "resume", "promote", "abort", "history"])
