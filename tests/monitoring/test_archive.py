@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -79,6 +80,28 @@ def test_only_exported_months_leave_the_database_and_what_stays_is_told_with_its
     assert ([month.month for month in gone], kept) == (["2025-06"], ())
     assert filled.counts() == Counts(2, 1)  # July was never exported
     assert len(rows_of(tmp_path, "requests")) == 10
+
+
+def test_the_shares_of_several_arms_are_in_the_file_as_json(log: EventLog, tmp_path: Path) -> None:
+    ask(log, MAY, 2, shares={"champion": 0.5, "challenger:5": 0.25, "challenger:6": 0.25})
+    archive.export(log.engine, IN_JULY, tmp_path)
+    told = {row["shares"] for row in rows_of(tmp_path, "requests")}
+    assert told == {'{"champion": 0.5, "challenger:5": 0.25, "challenger:6": 0.25}'}
+    gone, kept = archive.prune(log.engine, IN_AUGUST, tmp_path, no_reason)
+    assert (len(gone), kept) == (1, ())
+
+
+def test_a_file_that_was_written_before_there_were_shares_still_lets_its_month_go(
+    filled: EventLog, tmp_path: Path
+) -> None:
+    archive.export(filled.engine, IN_JULY, tmp_path)
+    for month in archive.manifest(tmp_path):
+        path = tmp_path / month.requests.name
+        pq.write_table(pq.read_table(path).drop_columns("shares"), path)
+        file = replace(month.requests, sha256=archive._sha256(path))
+        archive._note(tmp_path, replace(month, requests=file))
+    gone, kept = archive.prune(filled.engine, IN_AUGUST, tmp_path, no_reason)
+    assert ([month.month for month in gone], kept) == (["2025-05", "2025-06"], ())
 
 
 def test_a_month_younger_than_the_limit_stays(filled: EventLog, tmp_path: Path) -> None:

@@ -258,6 +258,7 @@ def test_health_and_ready_tell_apart_a_live_process_and_a_loaded_model(start: Ca
         "champion": "1",
         "challenger": None,
         "share": 0.0,
+        "arms": {"champion": 1.0},
         "revision": None,
         "problem": None,
     }
