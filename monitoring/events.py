@@ -178,15 +178,29 @@ class EventLog:
 
         Of two arms, a unit goes from one to the other only where the other's part of both shares rose. Who met the one when it
         had some part, and the other when the one had as much or more, did what no draw explains.
+        With one challenger the database tells who that may be, of several who met two arms.
         """
         drawn = and_(
             requests.c.rollout == rollout,
             or_(requests.c.arm.in_(("champion", "challenger")), requests.c.arm.like("challenger:%")),
         )
         met = (requests.c.unit, requests.c.arm, requests.c.propensity, requests.c.shares)
-        movers = select(requests.c.unit).where(drawn).group_by(requests.c.unit).having(_met_two_arms)
-        every = select(func.count(func.distinct(requests.c.unit))).where(drawn)
-        moved = select(*met).where(drawn, requests.c.unit.in_(movers)).group_by(*met)
+        per_unit = (
+            select(
+                requests.c.unit,
+                func.min(case((requests.c.arm == "challenger", requests.c.propensity))).label("below"),
+                func.max(case((requests.c.arm == "champion", 1.0 - requests.c.propensity))).label("above"),
+                and_(func.count(requests.c.shares) > 0, func.min(requests.c.arm) < func.max(requests.c.arm)).label(
+                    "moved"
+                ),
+            )
+            .where(drawn)
+            .group_by(requests.c.unit)
+            .subquery()
+        )
+        every = select(func.count()).select_from(per_unit)
+        suspects = select(per_unit.c.unit).where(or_(per_unit.c.below <= per_unit.c.above + 1e-9, per_unit.c.moved))
+        moved = select(*met).where(drawn, requests.c.unit.in_(suspects)).distinct()
         places: dict[str, dict[str, list[Mapping[str, float]]]] = defaultdict(lambda: defaultdict(list))
         with storage_errors(self.engine), self.engine.connect() as connection:
             units = connection.scalar(every) or 0
@@ -267,7 +281,6 @@ def _part(shares: Mapping[str, float], one: str, other: str) -> float:
     return shares[one] / (shares[one] + shares[other])
 
 
-_met_two_arms = func.min(requests.c.arm) < func.max(requests.c.arm)
 _FAILED = requests.c.error.not_like(f"%{CLIENT_LEFT}")  # at the end, because older rows name the exception before it
 _counted = feedback.alias("counted")
 _labelled = feedback.alias("labelled")

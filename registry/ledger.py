@@ -65,7 +65,7 @@ class Plan:
     salt: str
     revision: int
 
-    @property
+    @cached_property
     def inside(self) -> tuple[Challenger, ...]:
         """The challengers that are not out."""
         return tuple(one for one in self.challengers if not one.out)

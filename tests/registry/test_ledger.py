@@ -249,6 +249,36 @@ def test_a_row_changed_or_dropped_behind_its_back_is_found(
     assert found.reason
 
 
+def test_several_challengers_are_read_back_with_their_shares_and_who_is_out_stays_out(
+    ledger: Ledger, database_url: str
+) -> None:
+    trio = new_rollout("trio", "2025-08", "1", ("5", "6", "7"), "salt-trio", Policy(), OPENED)
+    assert ledger.open(trio, by="ann") == trio == ledger.open(replace(trio, id="again", salt="x"), by="ann")
+    with pytest.raises(Conflict, match="2025-08 already opened rollout trio"):
+        ledger.open(new_rollout("duo", "2025-08", "1", ("5", "6"), "salt-duo", Policy(), OPENED), by="ann")
+    ledger.apply("trio", r.set_share(trio, 0.2, "more of it", "6"), "ann", LATER)
+    dropped = ledger.apply("trio", r.abort(ledger.get("trio"), "odd answers", "5"), "bob", LATER)
+    with Ledger(database_url) as other:
+        assert other.running() == dropped
+        five, six, seven = other.get("trio").challengers
+        assert (five.share, five.out) == (0.0, "odd answers")
+        assert (six.share, seven.share) == pytest.approx((0.2 / 0.95, 0.05 / 0.95))
+        plan = other.plan()
+        assert plan is not None
+        assert (list(plan.shares), [one.version for one in plan.inside]) == (
+            ["challenger:5", "challenger:6", "challenger:7"],
+            ["6", "7"],
+        )
+        assert sum(plan.logged.values()) == pytest.approx(1.0)
+        other.apply("trio", r.promote(other.get("trio"), "good enough", "7"), "ann", LATER)
+        assert (other.get("trio").challenger, other.get("trio").share) == ("7", pytest.approx(0.05 / 0.95))
+        assert [row.shares for row in other.history("trio")][:2] == [
+            {"5": 0.05, "6": 0.05, "7": 0.05},
+            {"5": 0.05, "6": 0.2, "7": 0.05},
+        ]
+        assert other.verify().ok
+
+
 def test_words_no_database_can_hold_are_kept_as_far_as_they_go(ledger: Ledger) -> None:
     ledger.open(june(), by="monthly")
     ledger.apply("june", r.abort(june(), "nul \0 and half a pair \ud800 and 中文"), "\ud800nn", LATER)

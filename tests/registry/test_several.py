@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from evermoe.errors import BadInput
+from evermoe.errors import BadInput, Conflict
 from monitoring.events import Reward
 from registry import rollout as r
 from registry.assignment import assign, whole
@@ -145,6 +147,57 @@ def test_the_budget_ends_it_and_the_champion_stays() -> None:
     spent = standing(rewards=POLICY.max_rewards)
     decision, rollout = after(opened(), spent)
     assert (decision.action, rollout.status, rollout.share) == ("inconclusive", "inconclusive", 0.0)
+
+
+moves = st.tuples(
+    st.sampled_from(["look", "share", "abort", "promote", "pause", "resume", "crossed"]),
+    st.sampled_from(["5", "6", "7"]),
+    st.floats(0.01, 0.99),
+    st.lists(st.floats(0.01, 1.0), min_size=4, max_size=4),
+    st.sets(st.sampled_from(ARMS)),
+)
+
+
+def decided(rollout: Rollout, move: tuple[str, str, float], proof: Standing) -> Decision:
+    """What a person, or the next look, makes of a rollout."""
+    action, version, share = move
+    by_hand: dict[str, Any] = {"abort": r.abort, "promote": r.promote}
+    if action in by_hand:
+        return by_hand[action](rollout, "r", version)  # type: ignore[no-any-return]
+    if action == "share":
+        return r.set_share(rollout, share, "r", version)
+    if action in ("pause", "resume"):
+        return r.pause(rollout) if action == "pause" else r.resume(rollout)
+    stop = Guarded("errors", action == "crossed", 0.4, 0.01, 999.0, "errors", f"challenger:{version}")
+    return decide(rollout, proof, POLICY, OPENED, 100, Watch(guardrails=(stop,)))
+
+
+@given(st.lists(moves, max_size=12))
+def test_whatever_happens_shares_fit_who_is_out_stays_out_and_every_change_is_a_revision(steps: list[Any]) -> None:
+    rollout = opened()
+    for action, version, share, hopes, worse in steps:
+        before, out = rollout, {one.arm: one.out for one in rollout.challengers if one.out}
+        gone = dict.fromkeys(worse, "worse") | out
+        hoped = {arm: hope * (arm not in gone) for arm, hope in zip(("champion", *ARMS), hopes, strict=True)}
+        wanted = {arm: hope / sum(hoped.values()) for arm, hope in hoped.items()}
+        proof = standing("continue" if len(gone) < 3 else "abort", gone, wanted=wanted)
+        try:
+            decision = decided(rollout, (action, version, share), proof)
+            rollout = transition(rollout, decision, OPENED)
+        except (BadInput, Conflict):
+            continue
+        assert (rollout.revision == before.revision) == (rollout is before)
+        assert {arm: one.out for arm in out for one in rollout.challengers if one.arm == arm} == out
+        assert all(one.share == 0.0 for one in rollout.challengers if one.out)
+        assert 0.0 <= rollout.share < 1.0
+        if rollout.open:
+            assert rollout.inside
+            assert all(one.share > 0.0 for one in rollout.inside)
+            assert assign(rollout.salt, "ann", rollout.shares)[1] > 0.0
+        elif rollout.status == "promoted":
+            assert len(rollout.inside) == 1
+        else:
+            assert rollout.share == 0.0
 
 
 @dataclass
