@@ -25,7 +25,7 @@ class Unit:
     failed: bool = False
     slow: bool = False
     empty: bool = False
-    shares: None = None
+    shares: dict[str, float] | None = None
 
 
 def met(champion: float, challenger: float, units: int, seed: int, share: float = 0.25) -> list[Unit]:
@@ -113,3 +113,16 @@ def test_without_a_past_nothing_is_held_against_a_version() -> None:
 def test_limits_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(BadInput, match="guardrail"):
         Limits(**wrong)  # type: ignore[arg-type]
+
+
+def test_of_several_challengers_each_is_held_against_the_champion_alone() -> None:
+    draw, found = np.random.default_rng(1), []
+    shares = {"champion": 0.4, "challenger:5": 0.3, "challenger:6": 0.3}
+    for number in range(400):
+        arm = str(draw.choice(list(shares), p=list(shares.values())))
+        failed = bool(draw.random() < (0.5 if arm == "challenger:6" else 0.02))
+        at = START + timedelta(minutes=number)
+        found.append(Unit(at, arm, shares[arm], failed, shares=shares))
+    good, bad = (against_champion(found, LIMITS, f"challenger:{version}") for version in ("5", "6"))
+    assert [one.name for one in good if one.crossed] == []
+    assert [(one.name, one.arm) for one in bad if one.crossed] == [("errors", "challenger:6")]

@@ -226,3 +226,9 @@ def test_a_promoted_version_gives_way_again_in_its_first_days_and_only_for_a_gua
 def test_only_a_promotion_can_be_gone_back_from(status: Any) -> None:
     with pytest.raises(Conflict, match="cannot revert"):
         transition(opened(status=status), Decision("revert", 0.0, "late"), OPENED)
+
+
+@pytest.mark.parametrize("wrong", [{"floor": 0.0}, {"floor": 0.6}, {"least_move": -0.1}, {"least_move": 1.0}])
+def test_a_floor_or_a_least_move_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(BadInput, match="rollout floor"):
+        Policy(**wrong)  # type: ignore[arg-type]

@@ -77,3 +77,34 @@ def test_more_than_one_crossed_unit_in_a_hundred_alarms() -> None:
     assert not crossed(0, 0).alarm
     assert not crossed(100, 1).alarm
     assert crossed(100, 2).alarm
+
+
+SEVERAL = [
+    {"champion": 0.85, "challenger:5": 0.05, "challenger:6": 0.1, "challenger:7": 0.0},
+    {"champion": 0.3, "challenger:5": 0.3, "challenger:6": 0.4, "challenger:7": 0.0},
+]
+
+
+def several(salt: str, lost: float = 0.0) -> list[Draw]:
+    """3,000 units, most at the second shares; of those who meet version 6, so many are lost."""
+    found = []
+    for number in range(3000):
+        shares = SEVERAL[number > 600]
+        arm, propensity = assign(salt, f"u{number}", shares)
+        if arm != "challenger:6" or number % 100 >= 100 * lost:
+            found.append(Draw(arm, propensity, shares))
+    return found
+
+
+def test_several_arms_that_are_met_as_asked_are_silent_and_one_that_loses_units_alarms_and_is_named() -> None:
+    assert not any(sample_ratio(several(f"salt-{seed}")).alarm for seed in range(20))
+    seen = sample_ratio(several("salt", lost=0.3))
+    assert seen.alarm
+    assert " units met the challenger 6, " in seen.reason
+
+
+def test_with_one_challenger_the_mean_of_both_arms_bets_is_the_bet_on_either() -> None:
+    lone = [Draw(*assign("s", f"u{number}", {"challenger": 0.4})) for number in range(500)]
+    met = sum(one.arm == "challenger" for one in lone)
+    e_value = math.exp(float(log_ratio_of_counts(np.array([0.4]), np.array([met]), np.array([500 - met]))))
+    assert f"e-value {e_value:.3g}," in sample_ratio(lone).reason
