@@ -372,3 +372,14 @@ def test_postgresql_is_asked_to_sync_each_commit_whatever_the_server_does_by_def
     careless = postgres_url.replace("-csearch_path", "-csynchronous_commit%3Doff -csearch_path")
     with EventLog(careless) as log, log.engine.connect() as connection:
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+
+
+def test_a_reward_carries_the_shares_of_several_arms_whether_it_was_told_or_failed(log: EventLog) -> None:
+    shares = {"champion": 0.85, "challenger:5": 0.05, "challenger:6": 0.1}
+    row = {"arm": "challenger:6", "propensity": 0.1, "shares": shares}
+    log.record(a_request("r1", **row))
+    log.record(a_request("r2", at=NOON + MINUTE, unit="bob", error="RuntimeError: crash", **row))
+    log.record(a_feedback("k1", "r1", at=NOON + 2 * MINUTE))
+    assert [(one.response_id, one.shares) for one in log.rewards("2025-06")] == [("r2", shares), ("r1", shares)]
+    assert log.request("r1").shares == shares
+    log.record(a_request("r1", **row))  # sent again, it is the same request

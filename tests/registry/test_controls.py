@@ -16,6 +16,7 @@ from registry.controls import Controls
 from registry.evidence import Evidence
 from registry.rollout import Decision, Policy, Rollout, new_rollout
 
+LOADER = Path(__file__).with_name("loader.py")
 OPENED = datetime(2025, 7, 1, 6, tzinfo=UTC)
 LATER = OPENED + timedelta(days=3)
 
@@ -167,3 +168,26 @@ def logged(controls: Controls, action: str) -> list[str]:
     """The runs of decisions of this kind that were logged to their end."""
     found = controls.tracking.client.search_runs([controls.tracking.experiment], f"tags.`evermoe.action` = '{action}'")
     return [run.info.run_name for run in found if run.info.status == "FINISHED"]
+
+
+def test_of_several_what_a_killed_controller_left_undone_is_made_good_for_every_version(
+    controls: Controls, tmp_path: Path
+) -> None:
+    controls.versions.register(
+        tmp_path / "weights", month="2025-07", parent="1", run_id=None, loader=LOADER, description="2025-07"
+    )
+    duo = new_rollout("duo", "2025-07", "1", ("2", "3"), "salt", Policy(), OPENED)
+    rollout = controls.open(duo, by="ann")
+    assert aliases(controls) == ("1", "2")
+    rollout = controls.ledger.apply("duo", r.abort(rollout, "odd answers", "2"), "flow rollout", LATER)
+    controls.settle()  # as the next look begins
+    assert aliases(controls) == ("1", "3")
+    tags = controls.versions.get("2").tags
+    assert (tags["evermoe.trial"], tags["evermoe.trial_reason"]) == ("aborted", "odd answers")
+    assert controls.versions.get("3").tags["evermoe.trial"] == "running"
+    controls.ledger.apply("duo", r.promote(rollout, "better"), "flow rollout", LATER)
+    controls.settle()
+    assert aliases(controls) == ("3", None)
+    assert "Version 2 did not replace version 1: it was put out of the trial." in controls.versions.get("2").description
+    assert "Version 3 replaced version 1" in controls.versions.get("3").description
+    assert controls.versions.get("1").tags["evermoe.replaced_by"] == "3"
