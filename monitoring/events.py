@@ -7,11 +7,10 @@ log. It knows nothing of HTTP, of models or of how an experiment judges the rewa
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from heapq import merge
-from itertools import combinations
 from types import TracebackType
 from typing import Any, Self, overload
 
@@ -23,13 +22,14 @@ from monitoring.rows import (
     CLIENT_LEFT,
     Answered,
     Counts,
-    Crossings,
     Feedback,
     FirstRequest,
+    Met,
     Receipt,
     Request,
     Reward,
     Row,
+    Units,
 )
 from monitoring.schema import feedback, open_database, requests
 from monitoring.writer import Writer, request_of
@@ -38,13 +38,14 @@ __all__ = [
     "CLIENT_LEFT",
     "Answered",
     "Counts",
-    "Crossings",
     "EventLog",
     "Feedback",
     "FirstRequest",
+    "Met",
     "Receipt",
     "Request",
     "Reward",
+    "Units",
 ]
 
 
@@ -173,41 +174,37 @@ class EventLog:
         met = and_(requests.c.version == version, requests.c.arm != "pinned")
         return self._firsts(and_(met, requests.c.at >= since, requests.c.at < until), slow_ms, refusals)
 
-    def crossings(self, rollout: str) -> Crossings:
-        """Units that met two arms against the rule of `registry.assignment`, whatever the shares were and became.
+    def units(self, rollout: str) -> Units:
+        """The units that a rollout met, and of those that met several arms, each arm with the chances at which it was met.
 
-        Of two arms, a unit goes from one to the other only where the other's part of both shares rose. Who met the one when it
-        had some part, and the other when the one had as much or more, did what no draw explains.
-        With one challenger the database tells who that may be, of several who met two arms.
+        The many whose move one challenger's share explains are left out: whoever met the challenger lies below its share, and
+        whoever met the champion at another lies above that.
         """
         drawn = and_(
             requests.c.rollout == rollout,
             or_(requests.c.arm.in_(("champion", "challenger")), requests.c.arm.like("challenger:%")),
         )
-        met = (requests.c.unit, requests.c.arm, requests.c.propensity, requests.c.shares)
         per_unit = (
             select(
                 requests.c.unit,
                 func.min(case((requests.c.arm == "challenger", requests.c.propensity))).label("below"),
                 func.max(case((requests.c.arm == "champion", 1.0 - requests.c.propensity))).label("above"),
                 and_(func.count(requests.c.shares) > 0, func.min(requests.c.arm) < func.max(requests.c.arm)).label(
-                    "moved"
+                    "several"
                 ),
             )
             .where(drawn)
             .group_by(requests.c.unit)
             .subquery()
         )
-        every = select(func.count()).select_from(per_unit)
-        suspects = select(per_unit.c.unit).where(or_(per_unit.c.below <= per_unit.c.above + 1e-9, per_unit.c.moved))
-        moved = select(*met).where(drawn, requests.c.unit.in_(suspects)).distinct()
-        places: dict[str, dict[str, list[Mapping[str, float]]]] = defaultdict(lambda: defaultdict(list))
+        moved = select(per_unit.c.unit).where(or_(per_unit.c.below <= per_unit.c.above + 1e-9, per_unit.c.several))
+        met = (requests.c.unit, requests.c.arm, requests.c.propensity, requests.c.shares)
+        found: dict[str, list[Met]] = defaultdict(list)
         with storage_errors(self.engine), self.engine.connect() as connection:
-            units = connection.scalar(every) or 0
-            for unit, arm, propensity, shares in connection.execute(moved):
-                other = "champion" if arm == "challenger" else "challenger"
-                places[unit][arm].append(shares or {arm: propensity, other: 1.0 - propensity})
-        return Crossings(units, sum(_crossed(arms) for arms in places.values()))
+            count = connection.scalar(select(func.count()).select_from(per_unit)) or 0
+            for unit, *one in connection.execute(select(*met).where(drawn, requests.c.unit.in_(moved)).distinct()):
+                found[unit].append(Met(*one))
+        return Units(count, tuple(map(tuple, found.values())))
 
     def answered(self, since: datetime, until: datetime, known_by: datetime) -> list[Answered]:
         """Requests of [`since`, `until`) by time, each with the feedback that had arrived by `known_by`."""
@@ -264,21 +261,6 @@ class EventLog:
                 Answered(request_of(found), found.label, found.reward, found.feedback_at)
                 for found in connection.execute(query)
             ]
-
-
-def _crossed(met: Mapping[str, Sequence[Mapping[str, float]]]) -> bool:
-    """Whether two of the arms that a unit met, each with the shares at those moments, are met by no draw."""
-    for one, other in combinations(met, 2):
-        below = min(_part(shares, one, other) for shares in met[one])
-        above = max(_part(shares, one, other) for shares in met[other])
-        if below <= above + 1e-9:
-            return True
-    return False
-
-
-def _part(shares: Mapping[str, float], one: str, other: str) -> float:
-    """What one of two arms has of both their shares."""
-    return shares[one] / (shares[one] + shares[other])
 
 
 _FAILED = requests.c.error.not_like(f"%{CLIENT_LEFT}")  # at the end, because older rows name the exception before it

@@ -121,11 +121,20 @@ class FirstRequest:
 
 
 @dataclass(frozen=True)
-class Crossings:
-    """How many units a rollout met, and how many of them met two arms though no change of the shares explains it."""
+class Met:
+    """An arm that a unit met, and the chances at which it was drawn: `propensity` and `shares` as in `Request`."""
 
-    units: int
-    crossed: int
+    arm: str
+    propensity: float
+    shares: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class Units:
+    """How many units a rollout met, and everything that those met who met arms as one challenger's share alone does not explain."""
+
+    count: int
+    moved: tuple[tuple[Met, ...], ...]
 
 
 @dataclass(frozen=True)

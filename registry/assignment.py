@@ -2,23 +2,25 @@
 
 Knows nothing of rollouts, versions or rewards: salt, unit and shares in; arm and propensity out.
 
-**One challenger.** A unit hashes to a point of [0, 1) that is uniform over salts, and the challenger has the points below its
-share: raising the share only adds units.
+A unit hashes to a point of [0, 1) that is uniform over salts. Each challenger owns one stretch of that line, which grows
+from a fixed end as its share rises, so raising a share only adds units, and adds them from the champion alone; whose share
+stays keeps its units:
 
-**Several.** Each arm, the champion among them, has a waiting time for the unit, exponential with the arm's share as its rate,
-and the arm that comes first has the unit: that is each arm with the probability of its share (weighted rendezvous hashing,
-Thaler and Ravishankar 1998, in the logarithmic form of Efraimidis and Spirakis 2006). Of any two arms, a unit goes from one to
-the other only where the other's share rose against the one's; an arm whose share becomes 0 sends its own units away and moves
-nobody else. With stretches of a line, as one challenger has, no arm of K could ever grow beyond 1/K without moving all others.
+- one challenger takes [0, share);
+- two take [0, a) and [1 - b, 1), sorted by name: they grow towards each other and meet only when nothing is left;
+- K of three or more take [k/K, k/K + share), sorted by name. What an arm has above 1/K it takes from what the others' stretches
+  leave to the champion, alike from the far end of each. There it may have to move, at the same share, when one of them grows
+  into it: no rule can avoid that. With every share allowed, A(1/2) would have to be the complement of B(1/2) and of C(1/2) at
+  once, and so B(1/2) = C(1/2), which must be disjoint.
 
-The champion's share is what the challengers leave. An arm is known by its name, so another set of arms, with the same salt,
-leaves the units of those that stay where their shares do not change.
+All arms that ever take part are named from the start to the end (a share of 0 is fine): naming another one redraws the line,
+so a new set of arms needs a new salt.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -79,18 +81,44 @@ def assign(salt: str, unit: str, shares: Mapping[str, float]) -> tuple[str, floa
             raise BadInput(f"share of {arm} is {share}; it must lie between 0 and 1")
     if (total := sum(shares.values())) > 1.0 + _ROUNDING:
         raise BadInput(f"the shares add up to {total:g}; they must not pass 1")
-    everyone = whole(shares)
-    if len(everyone) == 2:
-        (arm, share) = next((arm, share) for arm, share in everyone.items() if arm != CHAMPION)
-        return (arm, share) if point(salt, unit) < share else (CHAMPION, 1.0 - share)
-    waits = [(_wait(salt, unit, arm) / share, arm) for arm, share in everyone.items() if share > 0.0]
-    first = min(waits)[1]
-    return first, everyone[first]
+    place = point(salt, unit)
+    for arm, owned in stretches(shares).items():
+        if any(start <= place < end for start, end in owned):
+            return arm, shares[arm]
+    return CHAMPION, whole(shares)[CHAMPION]
 
 
-def _wait(salt: str, unit: str, arm: str) -> float:
-    """How long an arm takes to come to a unit at a rate of 1: exponential, independent between arms."""
-    return -math.log1p(-point(f"{len(arm)}:{arm}{salt}", unit))
+def stretches(shares: Mapping[str, float]) -> dict[str, tuple[tuple[float, float], ...]]:
+    """The stretches of the line that each challenger owns at these shares, as start and end; the rest is the champion's."""
+    arms = sorted(arm for arm in shares if arm != CHAMPION)
+    if len(arms) <= 2:
+        ends = [(0.0, shares[arm]) for arm in arms[:1]] + [(1.0 - shares[arm], 1.0) for arm in arms[1:]]
+        return {arm: (end,) for arm, end in zip(arms, ends, strict=True)}
+    count = len(arms)
+    own = [(k / count, k / count + min(shares[arm], 1.0 / count)) for k, arm in enumerate(arms)]
+    free = [(end, (k + 1) / count) for k, (_, end) in enumerate(own)]  # what each stretch leaves to the champion
+    found = {}
+    for k, arm in enumerate(arms):
+        owned = [own[k]]
+        if (lacking := shares[arm] - 1.0 / count) > 0.0:
+            depth = _depth(lacking, [end - start for start, end in free])
+            for other, (start, end) in enumerate(free):
+                if (taken := min(depth, end - start)) > 0.0:
+                    owned.append((end - taken, end))
+                    free[other] = (start, end - taken)
+        found[arm] = tuple(owned)
+    return found
+
+
+def _depth(wanted: float, rooms: Sequence[float]) -> float:
+    """How much to take of each room, or all there is, so that it adds up to what is wanted."""
+    each = wanted
+    for taken, room in enumerate(sorted(rooms)):
+        each = wanted / (len(rooms) - taken)
+        if room >= each:
+            break
+        wanted -= room
+    return each
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from evermoe.errors import BadInput, Conflict
-from registry.assignment import CHAMPION, arm_of, whole
+from registry.assignment import CHAMPION, arm_of
 from registry.best_arm import Standing, check_floor
 from registry.guardrails import Guarded, Limits
 from registry.signals import Signal
@@ -260,16 +260,14 @@ def rewards_needed(rollout: Rollout, policy: Policy) -> int:
 
 
 def _without(rollout: Rollout, out: Mapping[str, str], cause: Cause | None = None) -> Decision:
-    """Who is named goes; their units go to all others as these have shares, so nobody else moves. The trial ends with the last."""
+    """Who is named goes, and their units to the champion; nobody else moves. The trial ends with the last."""
     if not rollout.several:
         return Decision("abort", 0.0, "; ".join(out.values()), cause)
     reason = "; ".join(f"version {rollout.version(arm)} is out: {why}" for arm, why in out.items())
-    left = {arm: share for arm, share in whole(rollout.shares).items() if arm not in out}
-    if left.keys() <= {CHAMPION} | {one.arm for one in rollout.challengers if one.out}:
+    left = {one.arm: one.share for one in rollout.inside if one.arm not in out}
+    if not left:
         return Decision("abort", 0.0, reason, cause, out=out)
-    total = math.fsum(left.values())
-    shares = {arm: share / total for arm, share in left.items() if arm != CHAMPION}
-    return Decision("drop", math.fsum(shares.values()), reason, cause, shares, out)
+    return Decision("drop", math.fsum(left.values()), reason, cause, left, out)
 
 
 def _spent(rollout: Rollout, proof: Standing, policy: Policy, now: datetime) -> str:
@@ -312,8 +310,7 @@ def _follow(rollout: Rollout, proof: Standing, policy: Policy, rewards_since_ste
     if rewards_since_step < needed:
         return _hold(rollout, f"{rewards_since_step} of {needed} rewards at these shares; {said}", "few")
     aim = _within_reach(rollout, proof.wanted, policy)
-    before = whole(rollout.shares)
-    moved = sum(abs(share - before[arm]) for arm, share in whole(aim).items()) / 2
+    moved = math.fsum(abs(aim[one.arm] - one.share) for one in rollout.inside)  # to the champion, and from it
     if moved < max(policy.least_move - 1e-9, 1e-6):
         return _hold(
             rollout, f"{moved:.1%} of the units would move, less than {policy.least_move:.0%}; {said}", "settled"

@@ -11,7 +11,7 @@ What it finds: rows of one arm that are lost, units that are named differently o
 With several challengers there is such a bet for each arm, on whether a unit meets it or another, and the mean of their wealths is
 one as good (a mean of e-values is an e-value).
 
-**Crossed units.** A unit that met two arms at shares that no draw explains (`EventLog.crossings`): two gateways with different
+**Crossed units.** A unit that met arms at shares at which no point on the line has met them all: two gateways with different
 plans, salts or names of units. There is no healthy reason for it.
 
 Where they fail: a fault that hits both arms alike is no fault of the ratio; one that began late is diluted by the units before it.
@@ -27,11 +27,13 @@ from typing import Protocol
 
 import numpy as np
 
-from registry.assignment import CHAMPION, is_drawn, shares_at
+from monitoring.events import Met, Units
+from registry.assignment import CHAMPION, is_drawn, shares_at, stretches
 from registry.betting import log_ratio_of_counts
 
 ALPHA = 0.001
 CROSSED_SHARE = 0.01  # of the units
+_ROUNDING = 1e-9  # of shares that were added up
 
 
 class Drawn(Protocol):
@@ -89,7 +91,27 @@ def _bet(at_shares: Mapping[float, Sequence[int]]) -> _Bet:
     return _Bet(float(log_ratio_of_counts(shares, own, others)), int(own.sum()), float(np.sum(shares * (own + others))))
 
 
-def crossed(units: int, across: int) -> Signal:
-    """Whether more than a few units met both arms against the rule of assignment."""
-    said = f"{across} of {units} units met two arms at shares that do not explain it"
-    return Signal("crossed units", across > CROSSED_SHARE * units, said)
+def crossed(units: Units) -> Signal:
+    """Whether more than a few units met arms that no point on the line has met."""
+    across = sum(not _explained(met) for met in units.moved)
+    said = f"{across} of {units.count} units met arms at shares that do not explain it"
+    return Signal("crossed units", across > CROSSED_SHARE * units.count, said)
+
+
+def _explained(met: Sequence[Met]) -> bool:
+    """Whether one point belonged to each of these arms at the shares at which it was met."""
+    common = [(0.0, 1.0)]
+    for one in met:
+        owned = stretches(shares_at(one.arm, one.propensity, one.shares))
+        ours = (
+            owned[one.arm]
+            if one.arm != CHAMPION
+            else _between(sorted(stretch for o in owned.values() for stretch in o))
+        )
+        common = [(max(a, c), min(b, d)) for a, b in common for c, d in ours if min(b, d) > max(a, c) + _ROUNDING]
+    return bool(common)
+
+
+def _between(taken: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """What these stretches, in order, leave of the line."""
+    return list(zip((0.0, *(end for _, end in taken)), (*(start for start, _ in taken), 1.0), strict=True))

@@ -17,9 +17,8 @@ def watch(events: EventLog, on_trial: Rollout, policy: Policy, now: datetime) ->
     """An open rollout: each challenger's guardrails against the champion, and whether units meet the arms as asked for."""
     limits = policy.limits
     met = [one for one in events.first_requests(on_trial.id, limits.slow_ms, limits.refusals) if one.at <= now]
-    crossings = events.crossings(on_trial.id)
     guarded = tuple(found for one in on_trial.inside for found in against_champion(met, limits, one.arm))
-    return Watch(guarded, (sample_ratio(met), crossed(crossings.units, crossings.crossed)))
+    return Watch(guarded, (sample_ratio(met), crossed(events.units(on_trial.id))))
 
 
 def watch_promoted(events: EventLog, promoted: Rollout, policy: Policy, now: datetime) -> Watch:

@@ -1,8 +1,8 @@
-"""What a rollout's watch asks of the log: the first request of each unit, and units that met both arms."""
+"""What a rollout's watch asks of the log: the first request of each unit, and units that met several arms."""
 
 from __future__ import annotations
 
-from monitoring.events import CLIENT_LEFT, Crossings, EventLog
+from monitoring.events import CLIENT_LEFT, EventLog, Met, Units
 from tests.monitoring.rows_for_tests import MINUTE, NOON, a_request
 
 
@@ -53,38 +53,24 @@ def test_the_first_requests_of_a_version_are_those_of_its_time_but_for_pinned_on
     assert [(one.at, one.version, one.failed) for one in found] == [(NOON + 2 * MINUTE, "4", True)]
 
 
-def test_a_unit_that_moves_as_the_share_rises_or_falls_did_not_cross(log: EventLog) -> None:
-    asked(log, 1, "ann", "champion", 0.95)
+def test_of_units_whose_arms_one_share_does_not_explain_everything_they_met_is_told(log: EventLog) -> None:
+    asked(log, 1, "ann", "champion", 0.5)
     asked(log, 2, "ann", "challenger", 0.1)
-    asked(log, 3, "ann", "champion", 0.95)
+    asked(log, 3, "ann", "challenger", 0.1)
     asked(log, 4, "bob", "champion", 0.75)
-    assert log.crossings("2025-06") == Crossings(units=2, crossed=0)
-    assert log.crossings("unknown") == Crossings(units=0, crossed=0)
+    asked(log, 7, "bob", "challenger", 0.3)
+    asked(log, 5, "eve", "pinned", 1.0)
+    asked(log, 6, "joe", "challenger", 0.1, rollout="another")
+    found = log.units("2025-06")
+    assert (found.count, len(found.moved)) == (2, 1)
+    assert set(found.moved[0]) == {Met("champion", 0.5, None), Met("challenger", 0.1, None)}
+    assert log.units("unknown") == Units(0, ())
 
 
-def test_a_unit_that_met_the_champion_at_a_share_at_which_it_is_the_challengers_crossed(log: EventLog) -> None:
-    asked(log, 1, "ann", "challenger", 0.25)
-    asked(log, 2, "ann", "champion", 0.75)
-    asked(log, 3, "bob", "challenger", 0.05)
-    asked(log, 4, "bob", "champion", 0.5)
-    asked(log, 5, "eve", "champion", 0.5)
-    assert log.crossings("2025-06") == Crossings(units=3, crossed=2)
-
-
-def test_of_several_challengers_a_unit_crosses_where_no_draw_takes_it_from_one_arm_to_another(log: EventLog) -> None:
-    def met(number: int, unit: str, arm: str, champion: float, five: float, six: float) -> None:
-        shares = {"champion": champion, "challenger:5": five, "challenger:6": six}
-        asked(log, number, unit, arm, shares[arm], shares=shares)
-
-    met(1, "ann", "challenger:5", 0.5, 0.25, 0.25)
-    met(2, "ann", "challenger:6", 0.2, 0.2, 0.6)  # where 6 rose against 5: so it may
-    met(3, "bob", "challenger:5", 0.5, 0.25, 0.25)
-    met(4, "bob", "challenger:6", 0.2, 0.6, 0.2)  # where 5 rose against 6: no draw does that
-    met(5, "eve", "challenger:5", 0.5, 0.3, 0.2)
-    met(6, "eve", "champion", 0.7, 0.0, 0.3)  # its arm went
-    assert log.crossings("2025-06") == Crossings(units=3, crossed=1)
-    assert log.first_requests("2025-06", slow_ms=1000)[0].shares == {
-        "champion": 0.5,
-        "challenger:5": 0.25,
-        "challenger:6": 0.25,
-    }
+def test_with_several_challengers_the_shares_of_all_arms_are_told(log: EventLog) -> None:
+    shares = {"champion": 0.5, "challenger:5": 0.25, "challenger:6": 0.25}
+    asked(log, 1, "ann", "challenger:5", 0.25, shares=shares)
+    asked(log, 2, "ann", "challenger:6", 0.25, shares=shares)
+    assert {one.arm for one in log.units("2025-06").moved[0]} == {"challenger:5", "challenger:6"}
+    assert all(one.shares == shares for one in log.units("2025-06").moved[0])
+    assert log.first_requests("2025-06", slow_ms=1000)[0].shares == shares

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from timeit import repeat
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evermoe.errors import BadInput
-from registry.assignment import Apart, assign, point
+from registry.assignment import Apart, assign, point, stretches
 
 share = st.floats(0.0, 1.0, allow_nan=False)
 salts = st.text(max_size=20)
@@ -37,31 +38,48 @@ def test_no_unit_leaves_the_challenger_while_its_share_only_rises(salt: str, uni
         assert assign(salt, unit, {"challenger": high})[0] == "challenger"
 
 
-weights = st.lists(st.floats(0.0, 1.0), min_size=4, max_size=4).filter(lambda four: sum(four) > 0.1)
-
-
-@given(units, weights, weights)
-def test_of_several_arms_a_unit_goes_only_to_one_whose_share_rose_against_its_own(
-    unit: str, one: list[float], other: list[float]
+@given(units, share, share, share)
+def test_of_two_challengers_the_one_that_rises_takes_units_from_the_champion_alone(
+    u: str, a: float, b: float, more: float
 ) -> None:
-    first, second = (
-        dict(zip(("champion", "a", "b", "c"), [w / sum(four) for w in four], strict=True)) for four in (one, other)
-    )
-    before, after = assign("s", unit, first)[0], assign("s", unit, second)[0]
-    if before != after:
-        assert second[after] * first[before] >= second[before] * first[after] - 1e-12
+    a, b = a * (1 - b), b
+    raised = a + (1 - a - b) * more
+    before, after = assign("s", u, {"a": a, "b": b})[0], assign("s", u, {"a": raised, "b": b})[0]
+    assert after == before or (before, after) == ("champion", "a")
 
 
-def test_an_arm_that_goes_sends_its_own_units_away_and_moves_nobody_else() -> None:
-    shares = {"a": 0.2, "b": 0.3, "c": 0.1}
-    left = {"a": 0.2 / 0.7, "b": 0.0, "c": 0.1 / 0.7}
-    for before, after in zip(arms_of("s", shares), arms_of("s", left), strict=True):
-        assert before == after or before == "b"
+FOUR = ["a", "b", "c", "d"]
 
 
-def test_one_of_four_may_have_nearly_all_units() -> None:
+@given(units, st.lists(st.floats(0.0, 0.25), min_size=4, max_size=4), st.integers(0, 3), st.floats(0.0, 1.0))
+def test_of_four_challengers_the_one_that_rises_takes_units_from_the_champion_alone(
+    unit: str, start: list[float], riser: int, more: float
+) -> None:
+    shares = dict(zip(FOUR, start, strict=True))
+    raised = shares | {FOUR[riser]: start[riser] + (1.0 - sum(start)) * more}
+    before, after = assign("s", unit, shares)[0], assign("s", unit, raised)[0]
+    assert after == before or (before, after) == ("champion", FOUR[riser])
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=6).filter(lambda some: sum(some) > 0.1), st.floats(0.0, 1.0))
+def test_every_arm_owns_as_much_of_the_line_as_its_share_and_no_two_the_same(some: list[float], part: float) -> None:
+    shares = {f"arm {k}": part * one / sum(some) for k, one in enumerate(some)}
+    owned = stretches(shares)
+    for arm, share in shares.items():
+        assert sum(end - start for start, end in owned[arm]) == pytest.approx(share, abs=1e-9)
+    in_order = sorted(stretch for one in owned.values() for stretch in one)
+    assert all(later[0] >= earlier[1] - 1e-12 for earlier, later in pairwise(in_order))
+
+
+def test_an_arm_that_goes_sends_its_own_units_to_the_champion_and_moves_nobody_else() -> None:
+    shares = {"a": 0.5, "b": 0.2, "c": 0.1}
+    for before, after in zip(arms_of("s", shares), arms_of("s", shares | {"b": 0.0}), strict=True):
+        assert after == ("champion" if before == "b" else before)
+
+
+def test_one_of_three_may_have_nearly_all_units() -> None:
     arms = arms_of("s", {"a": 0.9, "b": 0.03, "c": 0.03})
-    assert arms.count("a") / len(arms) == pytest.approx(0.9, abs=0.02)
+    assert [arms.count(one) / len(arms) for one in "abc"] == pytest.approx([0.9, 0.03, 0.03], abs=0.02)
 
 
 @pytest.mark.parametrize("wanted", [0.05, 0.1, 0.25, 0.5])

@@ -262,7 +262,7 @@ def test_several_challengers_are_read_back_with_their_shares_and_who_is_out_stay
         assert other.running() == dropped
         five, six, seven = other.get("trio").challengers
         assert (five.share, five.out) == (0.0, "odd answers")
-        assert (six.share, seven.share) == pytest.approx((0.2 / 0.95, 0.05 / 0.95))
+        assert (six.share, seven.share) == (0.2, 0.05)
         plan = other.plan()
         assert plan is not None
         assert (list(plan.shares), [one.version for one in plan.inside]) == (
@@ -271,7 +271,7 @@ def test_several_challengers_are_read_back_with_their_shares_and_who_is_out_stay
         )
         assert sum(plan.logged.values()) == pytest.approx(1.0)
         other.apply("trio", r.promote(other.get("trio"), "good enough", "7"), "ann", LATER)
-        assert (other.get("trio").challenger, other.get("trio").share) == ("7", pytest.approx(0.05 / 0.95))
+        assert (other.get("trio").challenger, other.get("trio").share) == ("7", 0.05)
         assert [row.shares for row in other.history("trio")][:2] == [
             {"5": 0.05, "6": 0.05, "7": 0.05},
             {"5": 0.05, "6": 0.2, "7": 0.05},

@@ -83,17 +83,17 @@ def test_nothing_moves_before_enough_rewards_or_by_less_than_is_worth_a_move() -
     assert decision.reason.startswith("4.0% of the units would move, less than 5%")
 
 
-def test_who_is_proved_worse_is_out_for_good_and_its_units_go_to_all_others_in_proportion() -> None:
+def test_who_is_proved_worse_is_out_for_good_and_its_units_go_to_the_champion() -> None:
     decision, rollout = after(opened(), standing(out={ARMS[1]: "worse than champion: because"}))
     assert decision.action == "drop"
     assert decision.reason == "version 6 is out: worse than champion: because"
-    assert shares_of(rollout) == [0.0526, 0.0, 0.0526]
+    assert (shares_of(rollout), decision.share) == ([0.05, 0.0, 0.05], pytest.approx(0.1))
     assert [one.out for one in rollout.challengers] == ["", "worse than champion: because", ""]
     _, later = after(rollout, standing(out={ARMS[1]: "worse"}, wanted={"champion": 0.3, ARMS[0]: 0.4, ARMS[2]: 0.3}))
     assert later.challengers[1].out == "worse than champion: because"
     for number in range(2000):
         before, now = (assign("salt", f"u{number}", one.shares)[0] for one in (opened(), rollout))
-        assert before == now or before == ARMS[1]
+        assert now == ("champion" if before == ARMS[1] else before)
 
 
 def test_a_crossed_guardrail_puts_out_its_own_version_alone_and_in_a_paused_rollout_too() -> None:
@@ -229,12 +229,11 @@ class World:
         return transition(rollout, ahead.next, now)
 
 
-def test_a_clearly_better_version_is_promoted_and_met_most_units_by_then() -> None:
+def test_a_clearly_better_version_is_promoted_and_met_more_units_than_any_other_by_then() -> None:
     for seed in range(3):
         rollout, seen = World({"1": 0.4, "5": 0.4, "6": 0.85, "7": 0.3}, seed).live(4000)
         assert (rollout.status, rollout.challenger) == ("promoted", "6")
         met = [one.arm for one in seen[len(seen) // 2 :]]
-        assert met.count("challenger:6") > len(met) / 2.5
         assert met.count("challenger:6") == max(met.count(arm) for arm in ARMS)
 
 

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
+from monitoring.events import Met, Units
 from registry.assignment import assign
 from registry.betting import SHIFT_WEIGHTS, Floats, log_ratio_of_counts
 from registry.signals import ALPHA, crossed, sample_ratio
@@ -74,9 +77,46 @@ def test_requests_without_a_draw_say_nothing() -> None:
 
 
 def test_more_than_one_crossed_unit_in_a_hundred_alarms() -> None:
-    assert not crossed(0, 0).alarm
-    assert not crossed(100, 1).alarm
-    assert crossed(100, 2).alarm
+    here, there = Met("challenger", 0.25, None), Met("champion", 0.75, None)
+    assert not crossed(Units(0, ())).alarm
+    assert not crossed(Units(100, ((here, there),))).alarm
+    assert crossed(Units(100, ((here, there),) * 2)).alarm
+
+
+def test_a_unit_that_moves_as_shares_rise_and_fall_did_not_cross() -> None:
+    def met(arm: str, five: float, six: float, seven: float) -> Met:
+        shares = {"challenger:5": five, "challenger:6": six, "challenger:7": seven}
+        shares = {"champion": 1.0 - sum(shares.values()), **shares}
+        return Met(arm, shares[arm], shares)
+
+    explained = [
+        (Met("champion", 0.95, None), Met("challenger", 0.1, None), Met("champion", 0.95, None)),
+        (met("champion", 0.1, 0.1, 0.1), met("challenger:6", 0.1, 0.2, 0.1)),
+        (met("challenger:5", 0.1, 0.1, 0.1), met("champion", 0.05, 0.2, 0.1), met("challenger:5", 0.6, 0.1, 0.1)),
+        (met("challenger:6", 0.1, 0.3, 0.1), met("champion", 0.1, 0.0, 0.1)),
+        (met("challenger:5", 0.8, 0.1, 0.1), met("challenger:6", 0.1, 0.3, 0.1)),
+    ]
+    for one in explained:
+        assert "0 of 1 units" in crossed(Units(1, (one,))).reason
+    crossing = [
+        (Met("challenger", 0.05, None), Met("champion", 0.5, None)),
+        (met("challenger:5", 0.1, 0.1, 0.1), met("champion", 0.2, 0.1, 0.1)),
+        (met("challenger:5", 0.1, 0.1, 0.1), met("challenger:6", 0.1, 0.3, 0.1)),
+        (met("challenger:5", 0.1, 0.2, 0.1), met("challenger:7", 0.2, 0.2, 0.3), met("champion", 0.1, 0.1, 0.1)),
+    ]
+    for one in crossing:
+        assert "1 of 1 units" in crossed(Units(1, (one,))).reason
+
+
+@given(st.lists(st.lists(st.floats(0.01, 1.0), min_size=4, max_size=4), min_size=2, max_size=5), st.text(max_size=9))
+def test_no_unit_that_is_assigned_crosses_whatever_the_shares_become(moves: list[list[float]], unit: str) -> None:
+    met = []
+    for four in moves:
+        shares = dict(zip(("champion", "challenger:5", "challenger:6", "challenger:7"), four, strict=True))
+        shares = {arm: share / sum(four) for arm, share in shares.items()}
+        arm, propensity = assign("salt", unit, shares)
+        met.append(Met(arm, propensity, shares))
+    assert "0 of 1 units" in crossed(Units(1, (tuple(met),))).reason
 
 
 SEVERAL = [
