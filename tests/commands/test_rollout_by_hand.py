@@ -120,9 +120,9 @@ def test_several_versions_are_started_together_and_each_is_steered_by_its_name(
     assert (content["rollout"]["challenger"], content["rollout"]["share"]) == ("3", 0.25)
     assert [one["evidence"]["decision"] for one in content["arms"]] == ["continue", "continue"]
     assert "2 versions are on trial; say which to promote: 3 or 4" in refused(capsys, "promote", "--reason", "r")
-    assert "shares: 3 out, 4 6%" in told(capsys, "abort", "3", "--reason", "odd answers", "--by", "bob")
+    assert "shares: 3 out, 4 5%" in told(capsys, "abort", "3", "--reason", "odd answers", "--by", "bob")
     shown = told(capsys, "status")
-    assert "version 4 meets 6% of the units" in shown
+    assert "version 4 meets 5% of the units" in shown
     assert "odd answers" in shown
     assert "is not on trial" in refused(capsys, "promote", "3", "--reason", "r")
     assert "is promoted" in told(capsys, "promote", "--reason", "the other one", "--by", "bob")
