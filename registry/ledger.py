@@ -7,7 +7,6 @@ database with the event log (SQLite or PostgreSQL by URL) but neither its tables
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +23,7 @@ from registry import audit, lease
 from registry.assignment import CHAMPION, arm_of, whole
 from registry.audit import AUDIT, AuditRow, Verification, metadata, storable, stored
 from registry.lease import LASTS, Lease
-from registry.rollout import Challenger, Decision, Rollout, listed, transition
+from registry.rollout import Challenger, Decision, Rollout, Tried, listed, transition
 
 SCHEMA = 3
 _POSTGRES_LOCK = 0x65766572  # one writer at a time; SQLite locks the file by itself
@@ -53,7 +52,7 @@ _rollouts = sa.Table(
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Tried):
     """What a gateway needs to route: the champion, the challengers with their shares, and a salt.
 
     `revision` changes whenever any of them may have.
@@ -64,26 +63,6 @@ class Plan:
     challengers: tuple[Challenger, ...]
     salt: str
     revision: int
-
-    @cached_property
-    def inside(self) -> tuple[Challenger, ...]:
-        """The challengers that are not out."""
-        return tuple(one for one in self.challengers if not one.out)
-
-    @property
-    def challenger(self) -> str:
-        """The version on trial; of several, the first that is in."""
-        return self.inside[0].version
-
-    @property
-    def share(self) -> float:
-        """The part of the units that meet a challenger."""
-        return math.fsum(one.share for one in self.challengers)
-
-    @cached_property
-    def shares(self) -> Mapping[str, float]:
-        """What units are assigned by: arms that are out are named too, with a share of 0."""
-        return {one.arm: one.share for one in self.challengers}
 
     @cached_property
     def logged(self) -> dict[str, float]:

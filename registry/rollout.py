@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, Literal
 
 from evermoe.errors import BadInput, Conflict
@@ -91,8 +92,39 @@ class Challenger:
     out: str = ""
 
 
+class Tried:
+    """What follows from a tuple of challengers; for those who have one."""
+
+    challengers: tuple[Challenger, ...]
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one version was put on trial."""
+        return len(self.challengers) > 1
+
+    @cached_property
+    def inside(self) -> tuple[Challenger, ...]:
+        """The challengers that are not out, in the order in which they were named."""
+        return tuple(one for one in self.challengers if not one.out)
+
+    @property
+    def challenger(self) -> str:
+        """The version on trial; of several the one that was promoted, or else the first that is in."""
+        return (*self.inside, *self.challengers)[0].version
+
+    @property
+    def share(self) -> float:
+        """The part of the units that meet a challenger."""
+        return math.fsum(one.share for one in self.challengers)
+
+    @cached_property
+    def shares(self) -> Mapping[str, float]:
+        """What units are assigned by (`registry.assignment.assign`): arms that are out are named too, with a share of 0."""
+        return {one.arm: one.share for one in self.challengers}
+
+
 @dataclass(frozen=True)
-class Rollout:
+class Rollout(Tried):
     """The trial of one challenger, or of several, against one champion.
 
     `step` counts how often the shares have changed; `revision` every change.
@@ -115,31 +147,6 @@ class Rollout:
     def open(self) -> bool:
         """Whether units still meet a challenger."""
         return self.status in OPEN
-
-    @property
-    def several(self) -> bool:
-        """Whether more than one version was put on trial."""
-        return len(self.challengers) > 1
-
-    @property
-    def inside(self) -> tuple[Challenger, ...]:
-        """The challengers that are not out, in the order in which they were named."""
-        return tuple(one for one in self.challengers if not one.out)
-
-    @property
-    def challenger(self) -> str:
-        """The version on trial; of several the one that was promoted, or else the first that is in."""
-        return (*self.inside, *self.challengers)[0].version
-
-    @property
-    def share(self) -> float:
-        """The part of the units that meet a challenger."""
-        return math.fsum(one.share for one in self.challengers)
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """The share of each challenger's arm, which is what units are assigned by (`registry.assignment.assign`)."""
-        return {one.arm: one.share for one in self.challengers}
 
     def version(self, arm: str) -> str:
         """The version that an arm's units meet."""

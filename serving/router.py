@@ -135,7 +135,7 @@ class Router:
             arm, propensity = assign(plan.salt, unit, plan.shares)
             version = plan.versions[arm]
             model = standing.models[version]
-            if len(plan.challengers) > 1:
+            if plan.several:
                 return Route(model, version, arm, propensity, plan.rollout, shares=plan.logged)
             other = standing.models[plan.champion if arm == CHALLENGER else plan.challenger]
             return Route(model, version, arm, propensity, plan.rollout, other)
