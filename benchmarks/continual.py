@@ -39,10 +39,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.continual_course import BASELINE, Stage, one_thread, play, prepared_base, read_cell
 from benchmarks.continual_figures import Figures, figures, mean, picture, worst
 from evermoe.errors import BadInput, EvermoeError
+from evermoe.months import month_of
 from evermoe.quiet import silence
 from evermoe.settings import ROOT, Params, load_params, use_home
 from flows.base import prepare
-from flows.months import month_of
 from streams import STREAMS, Columns, Record, open_stream
 
 SCRATCH, FROZEN = "from scratch", "frozen"

@@ -62,7 +62,7 @@ class Power:
 
 def questions(champion: str, challenger: str, month: str) -> list[Question]:
     """The month's labelled records, answered by both versions of the home."""
-    from flows.months import month_of
+    from evermoe.months import month_of
     from flows.parts import open_parts
     from model import from_pretrained
     from streams import open_stream
@@ -123,7 +123,7 @@ def live(
 
 def power(found: Sequence[Question], params: Params, month: str, draws: int, aware: bool) -> Power:
     """Over all draws."""
-    from flows.months import end_of, start_of
+    from evermoe.months import end_of, start_of
 
     ends = [live(found, params, start_of(month), end_of(month), seed, aware) for seed in range(draws)]
     days = [end for end in ends if isinstance(end, int)]
@@ -141,7 +141,7 @@ def main() -> None:
     here = use_home(options.home)
     if not (here.home / "demo.json").exists():
         raise SystemExit(str(NotReady(f"no finished demo in {here.home}; run `make demo` first")))
-    from flows.months import month_of
+    from evermoe.months import month_of
     from flows.parts import open_parts
 
     with open_parts() as parts:

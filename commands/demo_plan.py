@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evermoe.errors import BadInput
+from evermoe.months import after, month_of, start_of
 from evermoe.settings import StreamParams
-from flows.months import after, month_of, start_of
 from streams.record import Record
 
 BASE_SHARE = 0.4  # of a stream we know nothing of, at least this much is for the base

@@ -17,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from commands.up import champion_version
 from evermoe.errors import BadInput, NotReady
+from evermoe.months import before, month_of, period_of, start_of
 from evermoe.settings import Settings, use_home
-from flows.months import before, month_of, period_of, start_of
 from flows.progress import listening
 
 HOME = typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")

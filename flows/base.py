@@ -11,13 +11,13 @@ from pathlib import Path
 from prefect import flow
 
 from evermoe.errors import BadInput
+from evermoe.months import start_of
 from evermoe.packages import bring_smollm2
 from evermoe.settings import Params, settings
 from flows.account import keep, present
 from flows.candidate import Candidate, store
 from flows.card import Card, figures_of, sources_of, words
 from flows.examples import split
-from flows.months import start_of
 from flows.parts import Parts, open_parts
 from flows.steps import step
 from flows.trainings import Curve, forget_trainings, resumable

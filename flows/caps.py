@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
-from flows.months import month_of
+from evermoe.months import month_of
 from registry.snapshots import SnapshotRow
 
 TOLD = "response:"  # how the source of a row begins that a user told (flows/freezing.py)

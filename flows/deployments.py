@@ -24,8 +24,8 @@ from uuid import UUID
 import yaml
 
 from evermoe.errors import BadInput, EvermoeError, ServiceUnreachable
+from evermoe.months import before, month_of
 from evermoe.settings import ROOT
-from flows.months import before, month_of
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient

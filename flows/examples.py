@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from flows.months import month_of
+from evermoe.months import month_of
 from model import Example, Thumb
 from registry.snapshots import SnapshotRow
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from flows.months import end_of, month_of, start_of
+from evermoe.months import end_of, month_of, start_of
 from flows.parts import Parts
 from flows.steps import step
 from monitoring.rows import Answered, Request

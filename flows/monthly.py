@@ -16,6 +16,7 @@ from prefect.runtime import flow_run
 
 from evermoe.errors import NotReady
 from evermoe.locks import exclusive
+from evermoe.months import before, month_of, period_of
 from flows.account import keep, monthly_card, name_data, present
 from flows.candidate import Candidate, attempt, settle, store
 from flows.card import Card, Source, sources_of, words
@@ -24,7 +25,6 @@ from flows.exams import ExamReport, sit
 from flows.freezing import freeze, unfrozen
 from flows.learning import Material, Taught, Training, update
 from flows.lineage import gathered, learned, unlearned
-from flows.months import before, month_of, period_of
 from flows.overrides import OVERRIDDEN, Override
 from flows.pages import note, page
 from flows.parts import UPDATE_LOCK, Parts, open_parts

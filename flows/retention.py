@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from flows.months import end_of, start_of
+from evermoe.months import end_of, start_of
 from flows.parts import Parts
 from monitoring import archive
 

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Boolean, Connection, DateTime, Engine, Float, Table, Text, delete, func, select, type_coerce
 
 from evermoe.errors import BadInput, Conflict, StorageUnavailable
+from evermoe.months import after, end_of, month_of, start_of
 from monitoring.database import storage_errors, writing
 from monitoring.schema import AnyText, AsJson, UtcDateTime, feedback, requests
 
@@ -74,11 +75,11 @@ def export(engine: Engine, before: datetime, folder: Path) -> tuple[Month, ...]:
     with _writing_to(folder), storage_errors(engine), engine.connect() as connection:
         folder.mkdir(parents=True, exist_ok=True)
         first = connection.scalar(select(func.min(requests.c.at)))
-        month = first.astimezone(UTC).strftime("%Y-%m") if first else ""
+        month = month_of(first) if first else ""
         while first and end_of(month) <= before:
             if connection.scalar(select(func.count()).select_from(requests).where(in_month(month))):
                 written.append(_export_month(connection, month, folder))
-            month = end_of(month).strftime("%Y-%m")
+            month = after(month)
     return tuple(written)
 
 
@@ -130,16 +131,6 @@ def manifest(folder: Path) -> tuple[Month, ...]:
         return ()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{folder / MANIFEST} cannot be read ({error}); restore it, or export to a new folder") from None
-
-
-def start_of(month: str) -> datetime:
-    """The first instant of a month `YYYY-MM`."""
-    return datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
-
-
-def end_of(month: str) -> datetime:
-    """The first instant after it."""
-    return (start_of(month) + timedelta(days=31)).replace(day=1)
 
 
 def in_month(month: str) -> Any:

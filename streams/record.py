@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from evermoe.errors import BadInput
+from evermoe.months import month_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,5 +94,5 @@ def months(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Records by month 'YYYY-MM' (UTC), months in order, records in the order given. A month without records is absent."""
     grouped: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        grouped[f"{record.at.year:04}-{record.at.month:02}"].append(record)
+        grouped[month_of(record.at)].append(record)
     return dict(sorted(grouped.items()))

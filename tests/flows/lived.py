@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 
-from flows.months import end_of, start_of
+from evermoe.months import end_of, start_of
 from flows.parts import Parts
 from model import LanguageModel, from_pretrained
 from monitoring.events import Feedback, Request

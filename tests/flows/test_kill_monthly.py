@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from evermoe.months import end_of, start_of
 from evermoe.settings import ROOT, settings
 from flows.lineage import digests
-from flows.months import end_of, start_of
 from flows.parts import open_parts
 from registry.ledger import Ledger
 from registry.snapshots import Snapshots

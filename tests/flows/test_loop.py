@@ -14,8 +14,8 @@ import mlflow.pyfunc
 import pytest
 import yaml
 
+from evermoe.months import end_of, month_of, start_of
 from evermoe.settings import ROOT, settings
-from flows.months import end_of, month_of, start_of
 from flows.parts import Parts, open_parts
 from flows.progress import listening
 from monitoring.events import Feedback

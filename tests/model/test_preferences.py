@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from evermoe.months import start_of
 from evermoe.settings import Settings
 from flows.base import prepare
 from flows.examples import is_held_out, split
-from flows.months import start_of
 from model import Example, LanguageModel, MoeConfig, Recipe, Step, evaluate, from_pretrained
 from model.batches import Lesson, collate, steps_of
 from model.curriculum import ALIGNMENT, EXPANSION, FOUNDATION, curriculum, one_stage

@@ -1,4 +1,7 @@
-"""Months as `YYYY-MM`, in UTC. Pure."""
+"""Months as `YYYY-MM`, in UTC. Pure.
+
+Here because records, the event log and the updates are all parted by them.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from evermoe.errors import BadInput
-from flows.months import after, before, end_of, month_of, period_of, start_of
+from evermoe.months import after, before, end_of, month_of, period_of, start_of
 
 
 def test_a_year_ends_and_begins() -> None:
