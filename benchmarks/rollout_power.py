@@ -63,7 +63,7 @@ class Power:
 def questions(champion: str, challenger: str, month: str) -> list[Question]:
     """The month's labelled records, answered by both versions of the home."""
     from evermoe.months import month_of
-    from flows.parts import open_parts
+    from flows.runtime.parts import open_parts
     from model import from_pretrained
     from streams import open_stream
 
@@ -92,7 +92,7 @@ def live(
     found: Sequence[Question], params: Params, begin: datetime, end: datetime, seed: int, aware: bool
 ) -> str | int:
     """One month of one rollout: the day on which it was promoted, or how it stood at the end."""
-    from flows.parts import policy_of
+    from flows.runtime.parts import policy_of
 
     generator = random.Random(seed)
     policy = policy_of(params)
@@ -142,7 +142,7 @@ def main() -> None:
     if not (here.home / "demo.json").exists():
         raise SystemExit(str(NotReady(f"no finished demo in {here.home}; run `make demo` first")))
     from evermoe.months import month_of
-    from flows.parts import open_parts
+    from flows.runtime.parts import open_parts
 
     with open_parts() as parts:
         promoted = [one for one in parts.ledger.list() if one.status == "promoted"]

@@ -120,7 +120,7 @@ def register(
 ) -> None:
     """Make the model of the stages version 1 and champion of a home that has none."""
     from flows.base import BASE, take_in
-    from flows.parts import open_parts
+    from flows.runtime.parts import open_parts
     from model import from_pretrained
 
     here = use_home(home)

@@ -27,7 +27,7 @@ from model.baseline import baseline_answers, train_baseline
 from streams import Columns, Record
 
 if TYPE_CHECKING:
-    from flows.parts import Parts  # imports Prefect, which must learn of our server first
+    from flows.runtime.parts import Parts  # imports Prefect, which must learn of our server first
 
 FOLLOW_SECONDS = 60
 
@@ -103,7 +103,7 @@ class Replay:
     def make_base(self, bars: Progress) -> None:
         """Version 1, trained in this process with a bar."""
         from flows.base import base
-        from flows.progress import listening
+        from flows.runtime.progress import listening
 
         task = bars.add_task("training the base", total=None)
         with self.timed("base"), listening(lambda what, done, of: bars.update(task, completed=done, total=of)):
@@ -113,7 +113,7 @@ class Replay:
 
     def live(self, processes: Processes, bars: Progress) -> Result:
         """Month after month: users, looks at the rollout, drift, update."""
-        from flows.parts import open_parts
+        from flows.runtime.parts import open_parts
 
         url = services.local_url(self.here, self.here.gateway_port)
         habits = Habits(self.params.demo.feedback_missing, self.params.demo.feedback_delay_days)

@@ -202,7 +202,7 @@ def champion(settings: Settings) -> Result:
             f"MLflow answers, but no champion is registered in {settings.home}: run `evermoe demo`, or `dvc repro`"
         )
         return
-    from flows.parts import open_versions
+    from flows.runtime.parts import open_versions
 
     versions = open_versions(settings)
     try:

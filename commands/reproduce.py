@@ -41,9 +41,9 @@ def reproduce(
     """
     here = open_existing(home)
     from flows.lineage import changed_since
-    from flows.parts import open_versions
     from flows.reproduce import chain
     from flows.reproduce import reproduce as rebuild
+    from flows.runtime.parts import open_versions
     from registry.snapshots import Snapshots
 
     began, versions = time.monotonic(), open_versions(here)

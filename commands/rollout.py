@@ -18,7 +18,7 @@ from rich.table import Table
 from evermoe.errors import BadInput, EvermoeError, NotReady
 
 if TYPE_CHECKING:
-    from flows.parts import Parts
+    from flows.runtime.parts import Parts
     from registry.audit import AuditRow
     from registry.evidence import Verdict
     from registry.outlook import Outlook
@@ -139,7 +139,7 @@ def start(
 ) -> None:
     """Put registered versions on trial against the champion: one climbs the ramp, several share the units as feedback leads."""
     why = stated(reason)
-    from flows.parts import policy_of
+    from flows.runtime.parts import policy_of
     from registry import starting
     from registry.controls import Controls
 
@@ -233,7 +233,7 @@ def replay(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Judge a ramp off-line: what it would have been worth on a rollout's log, before it meets a user."""
-    from flows.parts import policy_of
+    from flows.runtime.parts import policy_of
     from registry.offline import FEWEST_EFFECTIVE, Fixed, Ramp
     from registry.offline import replay as live_again
     from registry.outlook import in_time
@@ -320,7 +320,7 @@ def tell(rollout: Rollout, as_json: bool, words: str) -> None:
 
 def foreseen(parts: Parts, rollout: Rollout) -> Outlook:
     """What the feedback so far proves, and what the next automatic step would do."""
-    from flows.parts import policy_of
+    from flows.runtime.parts import policy_of
     from registry.outlook import outlook, weighed
     from registry.watching import watch
 
@@ -334,7 +334,7 @@ def parts_of(home: Path | None) -> Any:
     from commands.update import open_existing
 
     open_existing(home)
-    from flows.parts import open_parts
+    from flows.runtime.parts import open_parts
 
     return open_parts()
 

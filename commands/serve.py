@@ -47,7 +47,7 @@ def serve(
     if champion_version(settings) is None:
         raise NotReady(f"{settings.home} has no model to serve: run `evermoe demo`, or `dvc repro` to make a base")
     if rehearse is not None:
-        from flows.parts import open_versions
+        from flows.runtime.parts import open_versions
 
         open_versions(settings).get(rehearse)
     host = settings.host if host is None else host
@@ -68,7 +68,7 @@ def serve_on(
     """
     refuse_strangers(listener.getsockname()[0], events_url)
     # Imported here: torch and MLflow take seconds, and a port in use or an empty home is told before.
-    from flows.parts import open_versions, policy_of
+    from flows.runtime.parts import open_versions, policy_of
     from model import LanguageModel, from_pretrained
     from monitoring.events import EventLog
     from registry.assignment import Apart

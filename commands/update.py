@@ -19,7 +19,7 @@ from commands.up import champion_version
 from evermoe.errors import BadInput, NotReady
 from evermoe.months import before, month_of, period_of, start_of
 from evermoe.settings import Settings, use_home
-from flows.progress import listening
+from flows.runtime.progress import listening
 
 HOME = typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")
 NOW = typer.Option("--now", help="Act as at this time (ISO 8601); without it, the clock's.", metavar="TIME")
@@ -71,7 +71,7 @@ def update(
     prefect(served_home(home))
     from flows.checks import stopped
     from flows.monthly import monthly
-    from flows.parts import open_parts
+    from flows.runtime.parts import open_parts
 
     with watched():
         made = monthly(month, at, signed)

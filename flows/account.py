@@ -11,7 +11,7 @@ from flows.candidate import attempt
 from flows.card import Card, Source, figures_of, page
 from flows.exams import ExamReport
 from flows.learning import Material, Taught
-from flows.parts import Parts
+from flows.runtime.parts import Parts
 from model import LanguageModel
 from model.compare import Comparison, Examined, compare, expert_load
 from registry.controls import TOLD, Controls

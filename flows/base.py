@@ -18,9 +18,9 @@ from flows.account import keep, present
 from flows.candidate import Candidate, store
 from flows.card import Card, figures_of, sources_of, words
 from flows.examples import split
-from flows.parts import Parts, open_parts
-from flows.steps import step
-from flows.trainings import Curve, forget_trainings, resumable
+from flows.runtime.parts import Parts, open_parts
+from flows.runtime.steps import step
+from flows.runtime.trainings import Curve, forget_trainings, resumable
 from model import (
     Checkpoints,
     Evaluation,

@@ -12,7 +12,7 @@ from typing import Any
 from evermoe.settings import ROOT
 from flows.lineage import FILE, lineage_of, lineage_tags
 from flows.overrides import FAILED_GATES
-from flows.parts import Parts
+from flows.runtime.parts import Parts
 from model import Gate, LanguageModel
 from registry.versions import Version
 

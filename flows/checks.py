@@ -21,8 +21,8 @@ from flows.learning import Material
 from flows.lineage import learned, merged
 from flows.overrides import OVERRIDDEN, Override
 from flows.pages import note, page, quoted
-from flows.parts import Parts
-from flows.steps import step
+from flows.runtime.parts import Parts
+from flows.runtime.steps import step
 from monitoring.checks import ENOUGH, Check, CheckPolicy, inspect, usual_figures
 from registry.snapshots import SnapshotRow
 from registry.versions import Version

@@ -9,8 +9,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from evermoe.months import end_of, month_of, start_of
-from flows.parts import Parts
-from flows.steps import step
+from flows.runtime.parts import Parts
+from flows.runtime.steps import step
 from monitoring.rows import Answered, Request
 from registry.snapshots import Snapshot, SnapshotRow
 

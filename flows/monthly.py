@@ -27,10 +27,10 @@ from flows.learning import Material, Taught, Training, update
 from flows.lineage import gathered, learned, unlearned
 from flows.overrides import OVERRIDDEN, Override
 from flows.pages import note, page
-from flows.parts import UPDATE_LOCK, Parts, open_parts
 from flows.rehearsal import rehearse
-from flows.steps import due, step
-from flows.trainings import Curve, forget_trainings, resumable
+from flows.runtime.parts import UPDATE_LOCK, Parts, open_parts
+from flows.runtime.steps import due, step
+from flows.runtime.trainings import Curve, forget_trainings, resumable
 from flows.trial import override_gates, put_on_trial
 from model import Checkpoints, LanguageModel, from_pretrained
 from model.tasks import fingerprint

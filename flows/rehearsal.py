@@ -18,7 +18,7 @@ import httpx
 
 from evermoe.settings import ROOT
 from flows.lineage import learned_rows
-from flows.parts import Parts
+from flows.runtime.parts import Parts
 from model import Gate, from_pretrained
 from registry.versions import Version
 

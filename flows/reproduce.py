@@ -21,7 +21,7 @@ from flows.base import learn
 from flows.examples import split
 from flows.learning import Training, update
 from flows.lineage import FIRST_OF_HASH, Lineage, digests, gathered, read_lineage
-from flows.progress import advance
+from flows.runtime.progress import advance
 from model import LanguageModel, Step, from_pretrained
 from registry.snapshots import Snapshots
 from registry.versions import Versions

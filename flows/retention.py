@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from evermoe.months import end_of, start_of
-from flows.parts import Parts
+from flows.runtime.parts import Parts
 from monitoring import archive
 
 

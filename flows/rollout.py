@@ -14,8 +14,8 @@ from uuid import uuid4
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from flows.parts import Parts, open_parts, policy_of
-from flows.steps import at_moment, step
+from flows.runtime.parts import Parts, open_parts, policy_of
+from flows.runtime.steps import at_moment, step
 from registry.best_arm import Standing
 from registry.controls import Controls
 from registry.lease import Fenced

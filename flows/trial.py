@@ -9,8 +9,8 @@ from datetime import datetime
 from flows.candidate import attempt
 from flows.checks import check_tag
 from flows.overrides import FAILED_GATES, OVERRIDDEN, OVERRIDE, Override, overridden
-from flows.parts import Parts, policy_of
-from flows.steps import step
+from flows.runtime.parts import Parts, policy_of
+from flows.runtime.steps import step
 from monitoring.checks import CHECKS
 from registry.controls import Controls
 from registry.outlook import weighed

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from functools import cache
 
 from evermoe.months import end_of, start_of
-from flows.parts import Parts
+from flows.runtime.parts import Parts
 from model import LanguageModel, from_pretrained
 from monitoring.events import Feedback, Request
 from registry.assignment import assign

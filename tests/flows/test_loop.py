@@ -16,8 +16,8 @@ import yaml
 
 from evermoe.months import end_of, month_of, start_of
 from evermoe.settings import ROOT, settings
-from flows.parts import Parts, open_parts
-from flows.progress import listening
+from flows.runtime.parts import Parts, open_parts
+from flows.runtime.progress import listening
 from monitoring.events import Feedback
 from tests.flows.lived import log, told_at
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from evermoe.settings import ROOT, settings
-from flows.parts import Parts, open_parts, policy_of
+from flows.runtime.parts import Parts, open_parts, policy_of
 from monitoring.events import Feedback, Request
 from registry import rollout as machine
 from registry.best_arm import Standing

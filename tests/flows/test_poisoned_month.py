@@ -14,7 +14,7 @@ from commands import main
 from evermoe.months import end_of, start_of
 from evermoe.settings import settings
 from flows.overrides import Override, overridden
-from flows.parts import Parts
+from flows.runtime.parts import Parts
 from tests.flows.test_loop import NOUNS, OLD, SMALL, Platform, platform, prefect, runs_of, texts, write_params
 
 __all__ = ["platform", "prefect"]

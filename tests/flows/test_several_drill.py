@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from evermoe.settings import ROOT, settings
-from flows.parts import Parts, open_parts, policy_of
+from flows.runtime.parts import Parts, open_parts, policy_of
 from monitoring.events import Feedback, Request
 from registry.assignment import assign
 from registry.controls import Controls

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from evermoe.settings import settings
-from flows.progress import advance
+from flows.runtime.progress import advance
 from model import Checkpoints, Step
 from registry.tracking import StepRun
 
