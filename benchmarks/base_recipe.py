@@ -23,8 +23,8 @@ from benchmarks.continual_figures import hits
 from evermoe.errors import EvermoeError
 from evermoe.quiet import silence
 from evermoe.settings import Params, load_params
-from flows.base import learn
-from flows.examples import split
+from flows.learning.base import learn
+from flows.learning.examples import split
 from model import Example
 from model.baseline import train_baseline
 

@@ -42,7 +42,7 @@ from evermoe.errors import BadInput, EvermoeError
 from evermoe.months import month_of
 from evermoe.quiet import silence
 from evermoe.settings import ROOT, Params, load_params, use_home
-from flows.base import prepare
+from flows.learning.base import prepare
 from streams import STREAMS, Columns, Record, open_stream
 
 SCRATCH, FROZEN = "from scratch", "frozen"
@@ -129,14 +129,14 @@ def stage_of(records: Sequence[Record], params: Params, count: int) -> Stage:
 def key_of(stage: Stage) -> str:
     """The folder of this stream, these months and this base: its parameters, and the code that makes it."""
     content = [repr((stage.base, stage.months)), stage.params.model_dump_json(include={"model", "base"})]
-    return digest(*content, *code("model", "flows/base.py", "flows/examples.py"))[:16]
+    return digest(*content, *code("model", "flows/learning/base.py", "flows/learning/examples.py"))[:16]
 
 
 def course_folder(stage: Stage, method: str, seed: int, folder: Path) -> Path:
     """Where a method's way is kept. Of an update's parameters and code only those methods know that make one."""
     if method in (SCRATCH, BASELINE, FROZEN):
         return folder / f"{method}-{seed}"
-    makes = code("flows/learning.py", "flows/caps.py", "benchmarks/continual_methods.py")
+    makes = code("flows/learning/update.py", "flows/learning/caps.py", "benchmarks/continual_methods.py")
     return folder / f"{method}-{seed}-{digest(stage.params.update.model_dump_json(exclude={'seed'}), *makes)[:8]}"
 
 

@@ -19,8 +19,8 @@ from sklearn.pipeline import Pipeline
 
 from benchmarks.continual_methods import METHODS, Meter, Month
 from evermoe.settings import Params
-from flows.base import learn
-from flows.examples import split
+from flows.learning.base import learn
+from flows.learning.examples import split
 from model import Example, LanguageModel, from_pretrained
 from model.baseline import baseline_answers, train_baseline
 from registry.snapshots import SnapshotRow

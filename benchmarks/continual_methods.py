@@ -1,7 +1,7 @@
 """The ways to keep a model fresh that `continual.py` compares: ours, its parts, and its rivals. Each a function of what is known.
 
 Knows nothing of tables, files or seeds beyond the parameters it is given. Ours is the code of the monthly flow
-(`flows/learning.py`), its parts are that code with something left out.
+(`flows/learning/update.py`), its parts are that code with something left out.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from evermoe.settings import Params
-from flows.base import learn
-from flows.examples import split
-from flows.learning import Material, averaged, compose, learn_month, recipe_of, teach_challenger
+from flows.learning.base import learn
+from flows.learning.examples import split
+from flows.learning.update import Material, averaged, compose, learn_month, recipe_of, teach_challenger
 from model import Example, LanguageModel, Step
 from model.batches import Batch, Lesson, collate, steps_of
 from model.curriculum import one_stage

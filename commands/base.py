@@ -32,7 +32,7 @@ app = typer.Typer(no_args_is_help=True)
 def prepare(folder: Annotated[Path, typer.Option(help="Where the stages keep their files.")] = FOLDER) -> None:
     """Bring the stream of params.yaml and keep what the base may see."""
     from commands.ingest import progress_bar, rejects_path
-    from flows.base import prepare as rows_of
+    from flows.learning.base import prepare as rows_of
     from registry.snapshots import write_rows
     from streams import open_stream
 
@@ -63,8 +63,8 @@ def train(
 
     EVERMOE_CHECKPOINT_EVERY says how many steps lie between two checkpoints. The curve holds the steps of the last go.
     """
-    from flows.base import learn
-    from flows.examples import split
+    from flows.learning.base import learn
+    from flows.learning.examples import split
     from model import Checkpoints, Step
     from model.parallel import Ranks
 
@@ -100,7 +100,7 @@ def train(
 @app.command()
 def evaluate(folder: Annotated[Path, typer.Option(help="Where the stages keep their files.")] = FOLDER) -> None:
     """Examine the model on the records it was not trained on: over all into metrics.json, month by month into months.csv."""
-    from flows.base import examine
+    from flows.learning.base import examine
     from model import from_pretrained
 
     by_month = examine(from_pretrained(folder / MODEL), read_records(folder))

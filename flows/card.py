@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flows.examples import is_held_out
+from flows.learning.examples import is_held_out
 from model import Gate
 from model.compare import Change, Comparison, Confusion
 from model.gates import Contest

@@ -17,7 +17,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from evermoe.months import month_of
 from flows.candidate import attempt
-from flows.learning import Material
+from flows.learning.update import Material
 from flows.lineage import learned, merged
 from flows.overrides import OVERRIDDEN, Override
 from flows.pages import note, page, quoted

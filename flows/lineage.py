@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from evermoe.errors import BadInput, NotFound
 from evermoe.settings import ROOT, Params
-from flows.learning import Material, compose
+from flows.learning.update import Material, compose
 from model import Gate
 from registry.snapshots import SnapshotRow, Snapshots
 from registry.versions import Version, Versions

@@ -23,7 +23,7 @@ from flows.card import Card, Source, sources_of, words
 from flows.checks import check_rows, enough, stop
 from flows.exams import ExamReport, sit
 from flows.freezing import freeze, unfrozen
-from flows.learning import Material, Taught, Training, update
+from flows.learning.update import Material, Taught, Training, update
 from flows.lineage import gathered, learned, unlearned
 from flows.overrides import OVERRIDDEN, Override
 from flows.pages import note, page

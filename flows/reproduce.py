@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from evermoe.errors import BadInput, Conflict, NotFound
 from evermoe.settings import Params
-from flows.base import learn
-from flows.examples import split
-from flows.learning import Training, update
+from flows.learning.base import learn
+from flows.learning.examples import split
+from flows.learning.update import Training, update
 from flows.lineage import FIRST_OF_HASH, Lineage, digests, gathered, read_lineage
 from flows.runtime.progress import advance
 from model import LanguageModel, Step, from_pretrained

@@ -72,11 +72,11 @@ def test_a_misspelt_key_of_a_base_is_named(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_pretrained_base_learns_to_answer(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.base import learn
+    from flows.learning.base import learn
     from model import Example
 
     random_folder(tmp_path / "dense", "llama", tokenizer=True)
-    monkeypatch.setattr("flows.base.bring_smollm2", lambda cache: tmp_path / "dense")
+    monkeypatch.setattr("flows.learning.base.bring_smollm2", lambda cache: tmp_path / "dense")
     examples = [Example(f"the {word} of the port {n}", word) for n in range(24) for word in ("vlan", "index")]
     params = load_params(base="smollm2")
     base = params.base.model_copy(update={"epochs": 6, "learning_rate": 3e-3, "batch_size": 8})

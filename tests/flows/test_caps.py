@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime
 
-from flows.caps import capped
+from flows.learning.caps import capped
 from registry.snapshots import SnapshotRow
 
 

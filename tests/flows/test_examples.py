@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from flows.examples import is_held_out, split
+from flows.learning.examples import is_held_out, split
 from registry.snapshots import SnapshotRow
 
 

@@ -172,7 +172,8 @@ def outcome(home: Home) -> Outcome:
 
 def make_home(folder: Path, prefect: str | None = None) -> Home:
     """A base that learned two labels, and a June in which most users ask about a third."""
-    from flows.base import BASE, learn, prepare, take_in
+    from flows.base import BASE, take_in
+    from flows.learning.base import learn, prepare
     from streams.record import Record
 
     first = datetime(2025, 1, 2, tzinfo=UTC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from evermoe.settings import load_params
-from flows.learning import compose
+from flows.learning.update import compose
 from registry.snapshots import SnapshotRow
 
 KNOWN = [

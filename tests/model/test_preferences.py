@@ -14,8 +14,8 @@ import torch
 
 from evermoe.months import start_of
 from evermoe.settings import Settings
-from flows.base import prepare
-from flows.examples import is_held_out, split
+from flows.learning.base import prepare
+from flows.learning.examples import is_held_out, split
 from model import Example, LanguageModel, MoeConfig, Recipe, Step, evaluate, from_pretrained
 from model.batches import Lesson, collate, steps_of
 from model.curriculum import ALIGNMENT, EXPANSION, FOUNDATION, curriculum, one_stage

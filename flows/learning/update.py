@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from evermoe.settings import UpdateParams
-from flows.caps import capped
-from flows.examples import split
+from flows.learning.caps import capped
+from flows.learning.examples import split
 from model import Checkpoints, Example, LanguageModel, Recipe, Thumb, align, distil, mix, settle, train_month
 from model.learn import Report
 from registry.snapshots import SnapshotRow
