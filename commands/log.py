@@ -60,7 +60,7 @@ def prune(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Delete the months that were exported and nobody needs, after comparing every row with the files."""
-    from flows.retention import oldest_kept, reasons_to_keep
+    from flows.snapshots.retention import oldest_kept, reasons_to_keep
     from monitoring import archive
 
     with parts_of(home) as parts:

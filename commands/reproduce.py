@@ -15,7 +15,7 @@ from commands.update import HOME, JSON, open_existing, watched
 from evermoe.errors import EvermoeError
 
 if TYPE_CHECKING:
-    from flows.reproduce import Rebuilt
+    from flows.lineage.reproduce import Rebuilt
 
 
 class Differs(EvermoeError):
@@ -40,9 +40,9 @@ def reproduce(
     which file differs, and what is not here as it was then.
     """
     here = open_existing(home)
-    from flows.lineage import changed_since
-    from flows.reproduce import chain
-    from flows.reproduce import reproduce as rebuild
+    from flows.lineage.record import changed_since
+    from flows.lineage.reproduce import chain
+    from flows.lineage.reproduce import reproduce as rebuild
     from flows.runtime.parts import open_versions
     from registry.snapshots import Snapshots
 

@@ -9,10 +9,10 @@ from prefect import flow
 
 from evermoe.settings import settings
 from flows.account import keep, present
-from flows.candidate import Candidate, store
 from flows.card import Card, figures_of, sources_of, words
 from flows.learning.base import examine, learn, prepare
 from flows.learning.examples import split
+from flows.lineage.candidate import Candidate, store
 from flows.runtime.parts import Parts, open_parts
 from flows.runtime.steps import step
 from flows.runtime.trainings import Curve, forget_trainings, resumable

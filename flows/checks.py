@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from evermoe.months import month_of
-from flows.candidate import attempt
 from flows.learning.update import Material
-from flows.lineage import learned, merged
+from flows.lineage.candidate import attempt
 from flows.overrides import OVERRIDDEN, Override
 from flows.pages import note, page, quoted
 from flows.runtime.parts import Parts
 from flows.runtime.steps import step
+from flows.snapshots.learned import learned, merged
 from monitoring.checks import ENOUGH, Check, CheckPolicy, inspect, usual_figures
 from registry.snapshots import SnapshotRow
 from registry.versions import Version

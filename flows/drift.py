@@ -15,9 +15,9 @@ from prefect.events import emit_event
 from evermoe.errors import NotReady
 from evermoe.locks import taken
 from evermoe.months import before, end_of, month_of, start_of
-from flows.lineage import learned_rows
 from flows.runtime.parts import UPDATE_LOCK, Parts, open_parts
 from flows.runtime.steps import asked_for, at_moment, step
+from flows.snapshots.learned import learned_rows
 from monitoring.drift import DriftPolicy, DriftVerdict, Observed, compare
 
 DETECTED = "evermoe.drift.detected"

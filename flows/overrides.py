@@ -18,7 +18,6 @@ from monitoring.checks import CHECKS, ENOUGH
 from registry.versions import Version
 
 OVERRIDE = "evermoe.override"  # on a version and on its gates' run
-FAILED_GATES = "evermoe.gates_failed_names"
 OVERRIDDEN = "overridden"  # beside "passed" and "failed", what `evermoe.gates` says of a version
 FOR_GOOD = (ENOUGH, "real server")
 

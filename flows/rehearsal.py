@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 
 from evermoe.settings import ROOT
-from flows.lineage import learned_rows
 from flows.runtime.parts import Parts
+from flows.snapshots.learned import learned_rows
 from model import Gate, from_pretrained
 from registry.versions import Version
 

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from evermoe.months import month_of
 from registry.snapshots import SnapshotRow
 
-TOLD = "response:"  # how the source of a row begins that a user told (flows/freezing.py)
+TOLD = "response:"  # how the source of a row begins that a user told (flows/snapshots/freezing.py)
 
 
 def capped(

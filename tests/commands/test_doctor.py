@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from commands.processes import free_ports
-from evermoe.settings import ROOT
+from flows.lineage.candidate import LOADER
 from registry.versions import Versions
 
 
@@ -92,9 +92,8 @@ def test_a_database_that_another_process_uses_is_not_disturbed(tmp_path: Path) -
 def test_a_champion_whose_weights_are_gone_is_named(tmp_path: Path, tiny_model_folder: Path) -> None:
     (tmp_path / "home.json").write_text('{"format": 1}')
     versions = Versions(f"sqlite:///{tmp_path / 'mlflow.db'}", artifacts=tmp_path / "artifacts")
-    loader = ROOT / "flows" / "pyfunc.py"
     versions.register(
-        tiny_model_folder, month="2025-06", parent=None, run_id=None, loader=loader, description="the base"
+        tiny_model_folder, month="2025-06", parent=None, run_id=None, loader=LOADER, description="the base"
     )
     versions.set_alias("champion", "1")
     status, found = doctor(tmp_path)

@@ -14,6 +14,7 @@ from commands.keys import on_loopback, refuse_strangers
 from commands.services import tool_host
 from evermoe.errors import NotReady
 from evermoe.settings import ROOT, Settings, settings
+from flows.lineage.candidate import LOADER
 from monitoring.keys import Keys, holder
 from monitoring.schema import open_database
 
@@ -163,9 +164,8 @@ def registered_home(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder:
     home = tmp_path_factory.mktemp("home")
     (home / "home.json").write_text('{"format": 1}')
     versions = Versions(f"sqlite:///{home / 'mlflow.db'}", artifacts=home / "artifacts")
-    loader = ROOT / "flows" / "pyfunc.py"
     versions.register(
-        tiny_model_folder, month="2025-06", parent=None, run_id=None, loader=loader, description="the base"
+        tiny_model_folder, month="2025-06", parent=None, run_id=None, loader=LOADER, description="the base"
     )
     versions.set_alias("champion", "1")
     return home

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from commands.processes import answers, free_ports
-from evermoe.settings import ROOT
+from flows.lineage.candidate import LOADER
 from registry.versions import Versions
 
 UP = [sys.executable, "-m", "commands.main", "up"]
@@ -28,9 +28,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> P
     home = tmp_path_factory.mktemp("home")
     (home / "home.json").write_text('{"format": 1}')
     versions = Versions(f"sqlite:///{home / 'mlflow.db'}", artifacts=home / "artifacts")
-    loader = ROOT / "flows" / "pyfunc.py"
     versions.register(
-        tiny_model_folder, month="2025-06", parent=None, run_id=None, loader=loader, description="the base"
+        tiny_model_folder, month="2025-06", parent=None, run_id=None, loader=LOADER, description="the base"
     )
     versions.set_alias("champion", "1")
     return home

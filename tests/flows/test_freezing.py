@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.freezing import is_sound, row_of
+from flows.snapshots.freezing import is_sound, row_of
 from monitoring.events import EventLog, Feedback, Request
 from registry.snapshots import SnapshotRow, read_rows, write_rows
 

@@ -21,7 +21,7 @@ import pytest
 
 from evermoe.months import end_of, start_of
 from evermoe.settings import ROOT, settings
-from flows.lineage import digests
+from flows.lineage.record import digests
 from flows.runtime.parts import open_parts
 from registry.ledger import Ledger
 from registry.snapshots import Snapshots

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from evermoe.settings import ROOT, settings
+from evermoe.settings import settings
+from flows.lineage.candidate import LOADER
 from flows.runtime.parts import Parts, open_parts, policy_of
 from monitoring.events import Feedback, Request
 from registry import rollout as machine
@@ -34,9 +35,8 @@ def parts(tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPat
     settings.cache_clear()
     with prefect_test_harness(server_startup_timeout=300), open_parts() as opened:
         for month, parent in (("2025-05", None), ("2025-06", "1")):
-            loader = ROOT / "flows" / "pyfunc.py"
             opened.versions.register(
-                tiny_model_folder, month=month, parent=parent, run_id=None, loader=loader, description=""
+                tiny_model_folder, month=month, parent=parent, run_id=None, loader=LOADER, description=""
             )
         opened.versions.set_alias("champion", "1")
         rollout = new_rollout("june", "2025-06", "1", "2", "salt", policy_of(opened.params), OPENED)

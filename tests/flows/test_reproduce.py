@@ -19,9 +19,9 @@ from commands.main import run
 from evermoe.errors import BadInput, Conflict, NotFound
 from evermoe.months import end_of, start_of
 from evermoe.settings import ROOT, settings
-from flows.candidate import LOADER
-from flows.lineage import changed_since, digests, read_lineage
-from flows.reproduce import Link, Rebuilt, chain, reproduce
+from flows.lineage.candidate import LOADER
+from flows.lineage.record import changed_since, digests, read_lineage
+from flows.lineage.reproduce import Link, Rebuilt, chain, reproduce
 from flows.runtime.parts import Parts, open_parts
 from tests.flows.test_loop import OLD, SMALL, Platform, prefect, texts, write_params, write_stream
 

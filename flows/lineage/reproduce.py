@@ -20,8 +20,9 @@ from evermoe.settings import Params
 from flows.learning.base import learn
 from flows.learning.examples import split
 from flows.learning.update import Training, update
-from flows.lineage import FIRST_OF_HASH, Lineage, digests, gathered, read_lineage
+from flows.lineage.record import FIRST_OF_HASH, Lineage, digests, read_lineage
 from flows.runtime.progress import advance
+from flows.snapshots.learned import gathered
 from model import LanguageModel, Step, from_pretrained
 from registry.snapshots import Snapshots
 from registry.versions import Versions

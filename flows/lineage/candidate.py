@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evermoe.settings import ROOT
-from flows.lineage import FILE, lineage_of, lineage_tags
-from flows.overrides import FAILED_GATES
+from flows.lineage.record import FILE, lineage_of, lineage_tags
 from flows.runtime.parts import Parts
 from model import Gate, LanguageModel
 from registry.versions import Version
 
-LOADER = ROOT / "flows" / "pyfunc.py"
+LOADER = Path(__file__).with_name("pyfunc.py")
+FAILED_GATES = "evermoe.gates_failed_names"  # on a version, as JSON
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Where a version comes from: the snapshots it has learned, and everything else that decided its bytes.
 
 The whole is `lineage.json` beside the version's weights, written before the version exists and never changed; what other parts
-of the platform look up is in the version's tags too. `flows/reproduce.py` rebuilds a version from it.
+of the platform look up is in the version's tags too. `reproduce.py` rebuilds a version from it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from evermoe.errors import BadInput, NotFound
 from evermoe.settings import ROOT, Params
-from flows.learning.update import Material, compose
+from flows.snapshots.learned import LEARNED
 from model import Gate
-from registry.snapshots import SnapshotRow, Snapshots
-from registry.versions import Version, Versions
+from registry.snapshots import Snapshots
+from registry.versions import Versions
 
-LEARNED = "evermoe.learned"
 FILE = "lineage.json"
 LIBRARIES = ("evermoe", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scikit-learn")
 FIRST_OF_HASH = 12
@@ -91,36 +90,6 @@ class Lineage(Part):
     def snapshots(self) -> dict[str, str]:
         """All snapshots it knows, what its parent knew first."""
         return {**self.replay, **self.fresh}
-
-
-def learned(version: Version) -> tuple[str, ...]:
-    """The names of the snapshots a version was trained on, the oldest first."""
-    return tuple(name for name in version.tags.get(LEARNED, "").split(",") if name)
-
-
-def learned_rows(snapshots: Snapshots, version: Version) -> list[SnapshotRow]:
-    """All rows a version was trained or examined on, in the order of time."""
-    return merged(snapshots, learned(version))
-
-
-def unlearned(snapshots: Snapshots, version: Version, period: str) -> tuple[str, ...]:
-    """The names of the snapshots up to `period` that a version has not learned, the oldest first."""
-    known = set(learned(version))
-    return tuple(
-        name for name in sorted(snapshots.names()) if name not in known and name <= period and name[0].isdigit()
-    )
-
-
-def merged(snapshots: Snapshots, names: Iterable[str]) -> list[SnapshotRow]:
-    """The rows of several snapshots, each answer once, in the order of time."""
-    rows = {(row.source, row.text, row.label, row.score): row for name in names for row in snapshots.load(name)}
-    return sorted(rows.values(), key=lambda row: row.at)
-
-
-def gathered(snapshots: Snapshots, fresh: Iterable[str], replay: Iterable[str], params: Params) -> Material:
-    """What an update learns from: new rows from the snapshots `fresh`, replay from those its parent has learned."""
-    rows, known = merged(snapshots, fresh), merged(snapshots, replay)
-    return compose(rows, known, params.update, params.gates.examples_per_month, params.gates.examples_in_all)
 
 
 def lineage_of(

@@ -24,7 +24,7 @@ def oldest_kept(parts: Parts, now: datetime) -> datetime:
 def reasons_to_keep(parts: Parts) -> Callable[[str], str | None]:
     """Why a month must stay: the next update reads it, or a rollout that is open. None where nothing speaks for it."""
     months = [name[:7] for name in parts.snapshots.names() if name[0].isdigit()]
-    unfrozen_since = start_of(max(months)) if months else None  # what `flows.freezing.unfrozen` reads
+    unfrozen_since = start_of(max(months)) if months else None  # what `flows.snapshots.freezing.unfrozen` reads
     rollout = parts.ledger.running()
 
     def reason(month: str) -> str | None:

@@ -1,0 +1,42 @@
+"""Which snapshots a version has learned and which it has not, and their rows: by themselves, or as what an update learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evermoe.settings import Params
+from flows.learning.update import Material, compose
+from registry.snapshots import SnapshotRow, Snapshots
+from registry.versions import Version
+
+LEARNED = "evermoe.learned"  # on a version: the names of its snapshots
+
+
+def learned(version: Version) -> tuple[str, ...]:
+    """The names of the snapshots a version was trained on, the oldest first."""
+    return tuple(name for name in version.tags.get(LEARNED, "").split(",") if name)
+
+
+def learned_rows(snapshots: Snapshots, version: Version) -> list[SnapshotRow]:
+    """All rows a version was trained or examined on, in the order of time."""
+    return merged(snapshots, learned(version))
+
+
+def unlearned(snapshots: Snapshots, version: Version, period: str) -> tuple[str, ...]:
+    """The names of the snapshots up to `period` that a version has not learned, the oldest first."""
+    known = set(learned(version))
+    return tuple(
+        name for name in sorted(snapshots.names()) if name not in known and name <= period and name[0].isdigit()
+    )
+
+
+def merged(snapshots: Snapshots, names: Iterable[str]) -> list[SnapshotRow]:
+    """The rows of several snapshots, each answer once, in the order of time."""
+    rows = {(row.source, row.text, row.label, row.score): row for name in names for row in snapshots.load(name)}
+    return sorted(rows.values(), key=lambda row: row.at)
+
+
+def gathered(snapshots: Snapshots, fresh: Iterable[str], replay: Iterable[str], params: Params) -> Material:
+    """What an update learns from: new rows from the snapshots `fresh`, replay from those its parent has learned."""
+    rows, known = merged(snapshots, fresh), merged(snapshots, replay)
+    return compose(rows, known, params.update, params.gates.examples_per_month, params.gates.examples_in_all)
