@@ -266,7 +266,7 @@ def why_idle(parts: Parts, month: str) -> str:
     """Why nobody would be on trial after the update of `month`."""
     made = [version for version in parts.versions.all() if version.month.startswith(month)]
     if not made:
-        from flows.checks import stopped
+        from flows.gates.checks import stopped
 
         return "; ".join(f"{one['check']}: {one['reason']}" for one in stopped(parts, month)) or "no update"
     if failed := made[-1].tags.get("evermoe.gates_failed"):

@@ -65,11 +65,11 @@ def update(
     at = moment(now)
     if month is not None:
         start_of(month)
-    from flows.overrides import overridden, read_override
+    from flows.gates.overrides import overridden, read_override
 
     signed = read_override(override or (), by, reason)
     prefect(served_home(home))
-    from flows.checks import stopped
+    from flows.gates.checks import stopped
     from flows.monthly import monthly
     from flows.runtime.parts import open_parts
 

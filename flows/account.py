@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flows.card import Card, Source, figures_of, page
-from flows.exams import ExamReport
+from flows.gates.exams import ExamReport
 from flows.learning.update import Material, Taught
 from flows.lineage.candidate import attempt
 from flows.runtime.parts import Parts

@@ -19,19 +19,19 @@ from evermoe.locks import exclusive
 from evermoe.months import before, month_of, period_of
 from flows.account import keep, monthly_card, name_data, present
 from flows.card import Card, Source, sources_of, words
-from flows.checks import check_rows, enough, stop
-from flows.exams import ExamReport, sit
+from flows.gates.checks import check_rows, enough, stop
+from flows.gates.exams import ExamReport, sit
+from flows.gates.overrides import OVERRIDDEN, Override
+from flows.gates.pages import note, page
+from flows.gates.rehearsal import rehearse
+from flows.gates.trial import override_gates, put_on_trial
 from flows.learning.update import Material, Taught, Training, update
 from flows.lineage.candidate import Candidate, attempt, settle, store
-from flows.overrides import OVERRIDDEN, Override
-from flows.pages import note, page
-from flows.rehearsal import rehearse
 from flows.runtime.parts import UPDATE_LOCK, Parts, open_parts
 from flows.runtime.steps import due, step
 from flows.runtime.trainings import Curve, forget_trainings, resumable
 from flows.snapshots.freezing import freeze, unfrozen
 from flows.snapshots.learned import gathered, learned, unlearned
-from flows.trial import override_gates, put_on_trial
 from model import Checkpoints, LanguageModel, from_pretrained
 from model.tasks import fingerprint
 from registry.tracking import StepName

@@ -272,7 +272,7 @@ POINTS = (
     ("mlflow:MlflowClient.log_model_artifacts", "after"),
     ("mlflow:MlflowClient.create_model_version", "after"),
     ("registry.tracking:StepRun.produced", "before"),
-    ("flows.rehearsal:ask", "before"),
+    ("flows.gates.rehearsal:ask", "before"),
     ("registry.versions:Versions.tag", "after"),
     ("registry.ledger:Ledger.open", "after"),
     ("registry.versions:Versions.set_alias", "after"),

@@ -129,7 +129,7 @@ def platform(prefect: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERMOE_HOME", str(folder / "home"))
         patch.setenv("EVERMOE_PARAMS", str(write_params(folder)))
-        patch.setattr("flows.exams.TIMED_TEXTS", 3)
+        patch.setattr("flows.gates.exams.TIMED_TEXTS", 3)
         settings.cache_clear()
         assert base("files", str(stream), "2025-06") == "1"
         with open_parts() as parts:
@@ -327,7 +327,7 @@ def test_months_that_ended_while_nothing_ran_are_frozen_before_the_one_that_is_l
 
 
 def test_a_version_that_the_real_server_cannot_load_meets_no_user(platform: Platform) -> None:
-    from flows.rehearsal import rehearse
+    from flows.gates.rehearsal import rehearse
 
     parts = platform.parts
     champion = parts.versions.champion()
@@ -346,7 +346,7 @@ def test_a_version_that_the_real_server_cannot_load_meets_no_user(platform: Plat
 
 
 def test_a_challenger_whose_parent_was_replaced_while_it_was_trained_is_not_put_on_trial(platform: Platform) -> None:
-    from flows.trial import put_on_trial
+    from flows.gates.trial import put_on_trial
 
     parts = platform.parts
     orphan = parts.versions.get("2")  # its parent is version 1, and the champion is version 2

@@ -13,7 +13,7 @@ import pytest
 from commands import main
 from evermoe.months import end_of, start_of
 from evermoe.settings import settings
-from flows.overrides import Override, overridden
+from flows.gates.overrides import Override, overridden
 from flows.runtime.parts import Parts
 from tests.flows.test_loop import NOUNS, OLD, SMALL, Platform, platform, prefect, runs_of, texts, write_params
 
@@ -53,7 +53,7 @@ def test_a_poisoned_month_is_stopped_by_its_check_and_the_champion_stays(
 ) -> None:
     from prefect.client.orchestration import get_client
 
-    from flows.checks import stopped
+    from flows.gates.checks import stopped
     from flows.monthly import monthly
 
     parts = platform.parts

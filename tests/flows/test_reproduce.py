@@ -41,7 +41,7 @@ def parts(prefect: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERMOE_HOME", str(folder / "home"))
         patch.setenv("EVERMOE_PARAMS", str(write_params(folder, update=BRIEF, gates=EASY, checks=LENIENT)))
-        patch.setattr("flows.exams.TIMED_TEXTS", 3)
+        patch.setattr("flows.gates.exams.TIMED_TEXTS", 3)
         settings.cache_clear()
         assert base("files", str(write_stream(folder)), "2025-06") == "1"
         with open_parts() as opened:

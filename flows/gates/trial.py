@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict
 from datetime import datetime
 
-from flows.checks import check_tag
+from flows.gates.checks import check_tag
+from flows.gates.overrides import OVERRIDDEN, OVERRIDE, Override, overridden
 from flows.lineage.candidate import FAILED_GATES, attempt
-from flows.overrides import OVERRIDDEN, OVERRIDE, Override, overridden
 from flows.runtime.parts import Parts, policy_of
 from flows.runtime.steps import step
 from monitoring.checks import CHECKS

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from evermoe.months import month_of
+from flows.gates.overrides import OVERRIDDEN, Override
+from flows.gates.pages import note, page, quoted
 from flows.learning.update import Material
 from flows.lineage.candidate import attempt
-from flows.overrides import OVERRIDDEN, Override
-from flows.pages import note, page, quoted
 from flows.runtime.parts import Parts
 from flows.runtime.steps import step
 from flows.snapshots.learned import learned, merged

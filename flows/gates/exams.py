@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from evermoe.settings import GateParams
-from flows.pages import cell, quoted
+from flows.gates.pages import cell, quoted
 from model import Example, Gate, LanguageModel, judge
 from model.evaluate import latencies, score, weight_bytes
 from model.gates import Contest, Limits
