@@ -8,11 +8,11 @@ from pathlib import Path
 from prefect import flow
 
 from evermoe.settings import settings
-from flows.account import keep, present
-from flows.card import Card, figures_of, sources_of, words
 from flows.learning.base import examine, learn, prepare
 from flows.learning.examples import split
 from flows.lineage.candidate import Candidate, store
+from flows.review.account import keep, present
+from flows.review.card import Card, figures_of, sources_of, words
 from flows.runtime.parts import Parts, open_parts
 from flows.runtime.steps import step
 from flows.runtime.trainings import Curve, forget_trainings, resumable

@@ -17,8 +17,6 @@ from prefect.runtime import flow_run
 from evermoe.errors import NotReady
 from evermoe.locks import exclusive
 from evermoe.months import before, month_of, period_of
-from flows.account import keep, monthly_card, name_data, present
-from flows.card import Card, Source, sources_of, words
 from flows.gates.checks import check_rows, enough, stop
 from flows.gates.exams import ExamReport, sit
 from flows.gates.overrides import OVERRIDDEN, Override
@@ -27,6 +25,8 @@ from flows.gates.rehearsal import rehearse
 from flows.gates.trial import override_gates, put_on_trial
 from flows.learning.update import Material, Taught, Training, update
 from flows.lineage.candidate import Candidate, attempt, settle, store
+from flows.review.account import keep, monthly_card, name_data, present
+from flows.review.card import Card, Source, sources_of, words
 from flows.runtime.parts import UPDATE_LOCK, Parts, open_parts
 from flows.runtime.steps import due, step
 from flows.runtime.trainings import Curve, forget_trainings, resumable

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.card import Card, Source, figures_of, page, sentence, sources_of, words
+from flows.review.card import Card, Source, figures_of, page, sentence, sources_of, words
 from model import Evaluation, Gate
 from model.compare import Change, Comparison, Confusion, Flip, Move
 from model.gates import Contest

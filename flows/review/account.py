@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flows.card import Card, Source, figures_of, page
 from flows.gates.exams import ExamReport
 from flows.learning.update import Material, Taught
 from flows.lineage.candidate import attempt
+from flows.review.card import Card, Source, figures_of, page
 from flows.runtime.parts import Parts
 from model import LanguageModel
 from model.compare import Comparison, Examined, compare, expert_load
