@@ -18,10 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from commands import services
 from commands.demo_plan import Plan
+from commands.demo_users import Answer, Habits, Users
 from commands.processes import Processes, free_ports
 from evermoe.months import end_of, start_of
 from evermoe.settings import Params, Settings
-from flows.replay import Answer, Habits, Users
 from model import Example, LanguageModel, from_pretrained
 from model.baseline import baseline_answers, train_baseline
 from streams import Columns, Record
