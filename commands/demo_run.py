@@ -27,7 +27,7 @@ from model.baseline import baseline_answers, train_baseline
 from streams import Columns, Record
 
 if TYPE_CHECKING:
-    from flows.runtime.parts import Parts  # imports Prefect, which must learn of our server first
+    from flows.runtime.parts import Parts
 
 FOLLOW_SECONDS = 60
 

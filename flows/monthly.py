@@ -140,7 +140,7 @@ LESSONS = {
         "The challenger, aligned with {thumbs:,} thumbs; old answers stay within a bound.",
     ),
 }
-"""By the names that `learning.update` gives its trainings."""
+"""By the names that `update` gives its trainings."""
 
 
 def train(
