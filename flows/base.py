@@ -16,10 +16,7 @@ from flows.review.card import Card, figures_of, sources_of, words
 from flows.runtime.parts import Parts, open_parts
 from flows.runtime.steps import step
 from flows.runtime.trainings import Curve, forget_trainings, resumable
-from model import (
-    Evaluation,
-    LanguageModel,
-)
+from model import Evaluation, LanguageModel
 from model.gates import Contest
 from registry.snapshots import SnapshotRow
 from registry.versions import Version
