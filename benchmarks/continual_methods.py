@@ -15,7 +15,7 @@ from torch import Tensor
 from evermoe.settings import Params
 from flows.learning.base import learn
 from flows.learning.examples import split
-from flows.learning.update import Material, averaged, compose, learn_month, recipe_of, teach_challenger
+from flows.learning.update import Material, Mixture, averaged, compose, learn_month, recipe_of, teach_challenger
 from model import Example, LanguageModel, Step
 from model.batches import Batch, Lesson, collate, steps_of
 from model.curriculum import one_stage
@@ -52,19 +52,15 @@ class Month:
     params: Params
     salt: str
 
-    def changed(self, **values: float | None) -> Month:
-        """The same with other parameters of the update."""
-        update = self.params.update.model_copy(update=values)
-        return replace(self, params=self.params.model_copy(update={"update": update}))
-
     def material(self) -> Material:
         """As the monthly flow composes it."""
         return compose(self.fresh, self.known, self.params.update, 0, salt=self.salt)
 
-    def in_one(self, **values: float | None) -> Month:
-        """The same as one training that has all the passes of both."""
-        update = self.params.update
-        return self.changed(epochs=update.epochs + update.distil_epochs, distil_epochs=0, **values)
+    def in_one(self, *, replayed: bool) -> Material:
+        """The same for one training that has the passes of both over the month, with the replay of both or none."""
+        material = self.material()
+        domain = (*material.train.domain, *material.distil.domain)
+        return replace(material, train=Mixture(domain, material.replayed if replayed else ()))
 
     def learned(self, rows: Sequence[SnapshotRow]) -> tuple[Example, ...]:
         """The examples of rows that are not held out."""
@@ -81,20 +77,17 @@ def frozen(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel
 
 def fine_tuning(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     """The new month only, with as many passes over it as ours."""
-    month = month.in_one(domain_share=1.0)
-    return learn_month(champion, month.material(), month.params.update, meter)
+    return learn_month(champion, month.in_one(replayed=False), month.params.update, meter)
 
 
 def replay_only(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
-    """Experience replay: the month among the past, with as many passes over it as ours; neither distilled nor averaged."""
-    month = month.in_one()
-    return learn_month(champion, month.material(), month.params.update, meter)
+    """Experience replay: the month among the past, as often and as much of it as in ours; neither distilled nor averaged."""
+    return learn_month(champion, month.in_one(replayed=True), month.params.update, meter)
 
 
 def distillation_only(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     """Learning without forgetting (Li and Hoiem, arXiv 1606.09282): the new month, held to what the champion answers on it."""
-    month = month.in_one(domain_share=1.0)
-    update, material = month.params.update, month.material()
+    update, material = month.params.update, month.in_one(replayed=False)
     student = champion.copy([example.label for example in material.domain])
     lessons = [Lesson(example, is_new=False) for example in material.train.domain]
     recipe = recipe_of(update, update.learning_rate)
@@ -108,8 +101,7 @@ def distillation_only(champion: LanguageModel, month: Month, meter: Meter) -> La
 
 def ewc(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     """Elastic weight consolidation (Kirkpatrick et al., arXiv 1612.00796): the new month, each weight held as the past needs it."""
-    month = month.in_one(domain_share=1.0)
-    update, material = month.params.update, month.material()
+    update, material = month.params.update, month.in_one(replayed=False)
     student = champion.copy([example.label for example in material.domain])
     lessons = [Lesson(example) for example in material.train.domain]
     recipe = recipe_of(update, update.learning_rate)
@@ -121,19 +113,20 @@ def ewc(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     return student
 
 
-def ours(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
-    """The monthly update."""
+def not_averaged(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
+    """The monthly update without its last step."""
     update, material = month.params.update, month.material()
     new = learn_month(champion, material, update, meter)
     meter.teachers = 1
     guided = teach_challenger(champion, new, material, update, meter)
     meter.teachers = 0
-    return averaged(champion, guided, material, update)[0]
+    return guided
 
 
-def not_averaged(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
-    """The monthly update without its last step."""
-    return ours(champion, month.changed(averaging_loss=None), meter)
+def ours(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
+    """The monthly update."""
+    guided = not_averaged(champion, month, meter)
+    return averaged(champion, guided, month.material(), month.params.update)[0]
 
 
 def from_scratch(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:

@@ -79,6 +79,7 @@ class UpdateParams(Section):
     batch_size: int
     learning_rate: float
     distil_epochs: int
+    distil_domain_share: float = 0.3
     distil_learning_rate: float
     temperature: float
     averaging_loss: float | None = None

@@ -7,7 +7,7 @@ from model.evaluate import Evaluation, evaluate
 from model.gates import Gate, judge
 from model.language import Classification, LanguageModel, from_pretrained
 from model.learn import Recipe, Step, align, average, distil, settle, train_base, train_month
-from model.mixture import Example, mix, replay
+from model.mixture import Example, beside, replay
 from model.preferences import Alignment, Thumb, preference
 from model.upcycle import upcycle
 
@@ -26,11 +26,11 @@ __all__ = [
     "Thumb",
     "align",
     "average",
+    "beside",
     "distil",
     "evaluate",
     "from_pretrained",
     "judge",
-    "mix",
     "preference",
     "replay",
     "settle",

@@ -15,7 +15,6 @@ from model.checkpoint import Checkpoints
 from model.config import MoeConfig
 from model.curriculum import ALIGNMENT, Stage, curriculum, one_stage
 from model.decoder import MoeForCausalLM
-from model.evaluate import evaluate
 from model.growth import cold_start
 from model.language import LanguageModel
 from model.loop import Recipe, Report, Step, fit
@@ -166,15 +165,18 @@ def settle(
 ) -> tuple[LanguageModel, float]:
     """The average nearest to the champion that still knows the month, and the share of `taught` in it, in tenths.
 
-    It may answer `loss` (0 to 1) fewer of the month's own examples right than `taught` does: of all of them, and of those whose
-    label is new to the champion, for whom its weights speak against every new label. More of `taught` is taken to know the month no
-    worse, so the share is found by halving. Where the champion's weights help nothing, the share is 1.
+    It may be `loss` (0 to 1) less certain of the month's right answers than `taught` is: of all of them, and of those whose label
+    is new to the champion, for whom its weights speak against every new label. Certainty is the probability of the right label:
+    what was learned by heart is still answered right long after it has stopped to help with texts that are like it. More of
+    `taught` is taken to know the month no worse, so the share is found by halving. Where the champion's weights help nothing, the
+    share is 1.
     """
     is_new = [example.label not in champion.labels for example in month]
 
     def known(model: LanguageModel) -> tuple[float, ...]:
-        hits = evaluate(model, month, timed=0).hits
-        parts = (hits, [hit for hit, new in zip(hits, is_new, strict=True) if new])
+        answers = model.classify([example.text for example in month])
+        sure = [answer.scores.get(example.label, 0.0) for answer, example in zip(answers, month, strict=True)]
+        parts = (sure, [one for one, new in zip(sure, is_new, strict=True) if new])
         return tuple(sum(part) / len(part) for part in parts if part)
 
     wanted, below, enough, found = known(taught), 0, TENTHS, taught

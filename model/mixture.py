@@ -52,19 +52,11 @@ def plain_draw(past: Sequence[Example], count: int, generator: random.Random) ->
     return drawn
 
 
-def mix(
-    domain: Sequence[Example],
-    past: Sequence[Example],
-    domain_share: float = 0.3,
-    generator: random.Random | None = None,
-    passes: int = 1,
-) -> tuple[list[Example], list[Example]]:
-    """The new month, `passes` times, and as much replay as makes it `domain_share` of the whole.
+def beside(new: int, domain_share: float = 0.3) -> int:
+    """How many replayed examples go with so many new ones, that the new are `domain_share` of the whole.
 
-    By default 3 parts to 7 (source document, section 4.1). The month is small and comes again; the past is large, and each pass
-    gets other examples of it. Without a `generator` the draw is that of seed 0. Raises ValueError for a share outside (0, 1].
+    By default 3 parts to 7 (source document, section 4.1). Raises ValueError for a share outside (0, 1].
     """
     if not 0 < domain_share <= 1:
         raise ValueError(f"domain_share {domain_share} is not in (0, 1]")
-    count = math.ceil(round(passes * len(domain) * (1 - domain_share) / domain_share, 6))
-    return list(domain) * passes, replay(past, count, generator or random.Random(0))
+    return math.ceil(round(new * (1 - domain_share) / domain_share, 6))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from evermoe.settings import UpdateParams
 from flows.learning.caps import capped
 from flows.learning.examples import split
-from model import Checkpoints, Example, LanguageModel, Recipe, Thumb, align, distil, mix, settle, train_month
+from model import Checkpoints, Example, LanguageModel, Recipe, Thumb, align, beside, distil, replay, settle, train_month
 from model.learn import Report
 from registry.snapshots import SnapshotRow
 
@@ -73,10 +73,12 @@ def compose(
     *,
     salt: str = "",
 ) -> Material:
-    """3 parts of what the champion has not learned, 7 parts of what it has; one row in seven of both kept for the examination.
+    """What the champion has not learned among what it has; one row in seven of both kept for the examination.
 
-    New rows are seen as often as the trainings have passes. Replay is drawn without repetition over all of them, while the past has
-    enough: a hundred steps on the same few hundred rows learn those by heart and forget the others.
+    The new model sees 3 parts to 7 (`domain_share`); the challenger, which the users get, sees more of the past
+    (`distil_domain_share`). New rows are seen as often as the trainings have passes. Of replay no row
+    comes more than twice in all of them, while the past has enough: a hundred steps on the same few hundred rows learn those by
+    heart and forget the others.
 
     `fresh` and `known` are in the order of time. Every past month examines, with at most `examples_per_month`, and with fewer
     where all of them together would be more than `examples_in_all`. Of bare texts at most as many are taken as there are new
@@ -86,20 +88,14 @@ def compose(
     known, fresh = capped(known, fresh, params.unit_share, params.unit_rows)
     new, old = split(fresh, salt), split(known, salt)
     generator = random.Random(params.seed)
-    passes = (params.epochs, params.distil_epochs)
-    domain, past = mix(new.train, old.train, params.domain_share, generator, sum(passes)) if new.train else ([], [])
-    parts = [cut(some, passes) for some in (domain, past)]
-    train, distil = (Mixture(tuple(some), tuple(other)) for some, other in zip(*parts, strict=True))
+    train, distil = new.train * params.epochs, new.train * params.distil_epochs
+    counts = (beside(len(train), params.domain_share), beside(len(distil), params.distil_domain_share))
+    past = replay(old.train, sum(counts), generator)
+    mixtures = Mixture(train, tuple(past[: counts[0]])), Mixture(distil, tuple(past[counts[0] :]))
     texts = generator.sample(new.texts, min(len(new.texts), len(new.train)))
     most = evenly(map(len, old.held_out.values()), examples_in_all or sys.maxsize)
     past_exam = {month: old.held_out[month][: min(most, examples_per_month)] for month in sorted(old.held_out)}
-    return Material(new.train, train, distil, new.examination, past_exam, tuple(texts), new.thumbs)
-
-
-def cut(examples: Sequence[Example], passes: tuple[int, int]) -> tuple[Sequence[Example], Sequence[Example]]:
-    """In two, in proportion to the passes of the two trainings."""
-    place = len(examples) * passes[0] // max(1, sum(passes))
-    return examples[:place], examples[place:]
+    return Material(new.train, *mixtures, new.examination, past_exam, tuple(texts), new.thumbs)
 
 
 def evenly(sizes: Iterable[int], total: int) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from monitoring.checks import Check, CheckPolicy, inspect, unseen_words, usual_figures
 
-POLICY = CheckPolicy(label_noise=0.15, language=0.4, one_unit=0.25, min_rows=40, past_months=12, known_rows=3000)
+POLICY = CheckPolicy(label_noise=0.1, language=0.4, one_unit=0.25, min_rows=40, past_months=12, known_rows=3000)
 TOPICS = {
     "network": "vlan port route trunk switch uplink gateway packet",
     "database": "table index query row column schema join cursor",

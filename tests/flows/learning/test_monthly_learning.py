@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
+
+import pytest
 
 from evermoe.settings import load_params
 from flows.learning.update import compose
@@ -26,3 +29,13 @@ def test_where_the_months_are_many_each_examines_with_fewer() -> None:
     material = compose([], KNOWN, load_params().update, 60, 240)
     assert len(material.past_exam) == 60
     assert 180 < sum(map(len, material.past_exam.values())) <= 240
+
+
+def test_the_challenger_sees_more_of_the_past_than_the_new_model_and_no_row_often() -> None:
+    params = load_params().update.model_copy(update={"epochs": 2, "distil_epochs": 4, "unit_share": 1.0})
+    fresh = [SnapshotRow(f"new {n}", "b", None, datetime(2025, 1, 1, tzinfo=UTC), "stream-1") for n in range(30)]
+    material = compose(fresh, KNOWN, params, 60)
+    shares = [len(one.domain) / (len(one.domain) + len(one.past)) for one in (material.train, material.distil)]
+    assert shares == pytest.approx([params.domain_share, params.distil_domain_share], abs=0.01)
+    assert [len(one.domain) / len(material.domain) for one in (material.train, material.distil)] == [2, 4]
+    assert max(Counter(material.replayed).values()) <= 2
