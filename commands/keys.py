@@ -15,14 +15,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from commands.home import HOME, JSON
 from evermoe.errors import NotReady
 from evermoe.settings import use_home
 
 if TYPE_CHECKING:
     from monitoring.keys import ApiKey, Keys
 
-HOME = typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")
-JSON = typer.Option("--json", help="Print one JSON object.")
 NAME = typer.Option("--name", help="Whose key it is, as the audit will name it: 1 to 64 of a-z, A-Z, 0-9 and . _ @ -")
 
 HELP = "\n\n".join(

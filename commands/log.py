@@ -10,12 +10,10 @@ from typing import Annotated
 
 import typer
 
-from commands.rollout import parts_of
+from commands.home import HOME, JSON, parts_of
 from evermoe.errors import BadInput
 from evermoe.settings import settings
 
-HOME = typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")
-JSON = typer.Option("--json", help="Print one JSON object.")
 BEFORE = typer.Option("--before", help="Months that ended by this day (YYYY-MM-DD); without it, all that may.")
 
 HELP = "\n\n".join(

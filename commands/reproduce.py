@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.update import HOME, JSON, open_existing, watched
+from commands.home import HOME, JSON, open_existing
+from commands.update import watched
 from evermoe.errors import EvermoeError
 
 if TYPE_CHECKING:

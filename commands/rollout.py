@@ -6,8 +6,8 @@ import getpass
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from commands.home import HOME, JSON, parts_of
+from commands.rollout_replay import replay
 from evermoe.errors import BadInput, EvermoeError, NotReady
 
 if TYPE_CHECKING:
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from registry.outlook import Outlook
     from registry.rollout import Decision, Rollout
 
-HOME = typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")
-JSON = typer.Option("--json", help="Print one JSON object.")
 REASON = typer.Option("--reason", help="Why; it is kept in the audit log. Without it a terminal is asked.")
 OF = typer.Argument(help="Which version, where several are on trial.")
 BY = typer.Option("--by", help="Who; without it, the user of this machine.")
@@ -41,6 +41,7 @@ HELP = "\n\n".join(
     )
 )
 app = typer.Typer(no_args_is_help=True, help=HELP, rich_markup_mode="rich")
+app.command()(replay)
 
 
 @app.command()
@@ -221,60 +222,6 @@ def abort(
     steer(home, by, reason, as_json, lambda rollout, why: machine.abort(rollout, why, version))
 
 
-@app.command()
-def replay(
-    rollout: Annotated[str | None, typer.Argument(help="Whose log; without it, the rollout opened last.")] = None,
-    shares: Annotated[str, typer.Option(help="The ramp to judge, as in 0.1,0.5; one share is kept throughout.")] = "",
-    min_rewards: Annotated[
-        int | None, typer.Option(help="Rewards before each step; without it, as params.yaml has it.", min=1)
-    ] = None,
-    hours: Annotated[float, typer.Option(help="Between two looks.", min=0.01)] = 1.0,
-    home: Annotated[Path | None, HOME] = None,
-    as_json: Annotated[bool, JSON] = False,
-) -> None:
-    """Judge a ramp off-line: what it would have been worth on a rollout's log, before it meets a user."""
-    from flows.runtime.parts import policy_of
-    from registry.offline import FEWEST_EFFECTIVE, Fixed, Ramp
-    from registry.offline import replay as live_again
-    from registry.outlook import in_time
-
-    with parts_of(home) as parts:
-        known = parts.ledger.list()
-        if not known:
-            raise NotReady("there was no rollout yet, so there is no log to judge by")
-        chosen = parts.ledger.get(rollout) if rollout else known[-1]
-        if chosen.several:
-            raise BadInput(f"rollout {chosen.id} tried several versions at once; a ramp is judged on the trial of one")
-        given = policy_of(parts.params)
-        ramp = parsed(shares) or given.shares
-        policy = replace(given, shares=ramp, min_rewards_per_step=min_rewards or given.min_rewards_per_step)
-        chooser = (
-            Fixed(ramp[0]) if shares and len(ramp) == 1 else Ramp(policy, chosen.opened_at, timedelta(hours=hours))
-        )
-        found = live_again(in_time(parts.events.rewards(chosen.id), policy, datetime.now(UTC)), chooser)
-    if as_json:
-        typer.echo(json.dumps({"rollout": chosen.id, "shares": ramp, **asdict(found)}))
-        return
-    typer.echo(f"rollout {chosen.id}, {found.rewards} units; the policy was shown {found.shown} of them")
-    typer.echo(f"  {found.outcome}")
-    typer.echo(
-        f"  mean reward {found.value:.3f} (95% {found.low:.3f} to {found.high:.3f}); the log's own {found.logged:.3f}"
-    )
-    if not found.enough:
-        typer.echo(
-            f"  believe nothing of it: the log is worth {found.effective:.0f} units of this policy, "
-            f"{FEWEST_EFFECTIVE:.0f} are the least"
-        )
-
-
-def parsed(shares: str) -> tuple[float, ...]:
-    """`0.1,0.5` as numbers; empty where nothing is given. Raises `BadInput`."""
-    try:
-        return tuple(float(one) for one in shares.split(",") if one.strip())
-    except ValueError:
-        raise BadInput(f"--shares {shares!r}: give numbers between 0 and 1 with commas between, 0.1,0.5 say") from None
-
-
 def steer(
     home: Path | None, by: str | None, reason: str | None, as_json: bool, decided: Callable[[Rollout, str], Decision]
 ) -> None:
@@ -327,16 +274,6 @@ def foreseen(parts: Parts, rollout: Rollout) -> Outlook:
     policy, now = policy_of(parts.params), datetime.now(UTC)
     proof = weighed(rollout, parts.events.rewards(rollout.id), policy, now)
     return outlook(rollout, proof, policy, now, watch(parts.events, rollout, policy, now))
-
-
-def parts_of(home: Path | None) -> Any:
-    """The parts of an existing home."""
-    from commands.update import open_existing
-
-    open_existing(home)
-    from flows.runtime.parts import open_parts
-
-    return open_parts()
 
 
 def plain(content: dict[str, Any]) -> dict[str, Any]:

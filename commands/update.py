@@ -15,18 +15,17 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from commands.home import HOME, JSON, open_existing
 from commands.up import champion_version
 from evermoe.errors import BadInput, NotReady
 from evermoe.months import before, month_of, period_of, start_of
-from evermoe.settings import Settings, use_home
+from evermoe.settings import Settings
 from flows.runtime.progress import listening
 
-HOME = typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")
 NOW = typer.Option("--now", help="Act as at this time (ISO 8601); without it, the clock's.", metavar="TIME")
 OVERRIDE = typer.Option(
     "--override", help="Let this gate or check go, although it failed; may be given again.", metavar="GATE"
 )
-JSON = typer.Option("--json", help="Print one JSON object.")
 
 
 def drift(
@@ -133,23 +132,6 @@ def served_home(home: Path | None) -> Settings:
     here = open_existing(home)
     if champion_version(here) is None:
         raise NotReady(f"{here.home} has no champion; run `evermoe demo`, or make a base with `dvc repro`")
-    return here
-
-
-def open_existing(home: Path | None) -> Settings:
-    """The home as settings, and Prefect pointed at its server where one answers (else `prefect` starts one)."""
-    from commands import services
-    from commands.processes import answers
-
-    here = use_home(home)
-    here.open_home(create=False)
-    if not here.home.is_dir():
-        raise NotReady(f"there is no home at {here.home}; run `evermoe demo` to make one, or pass --home")
-    os.environ.setdefault("PREFECT_HOME", str(here.home.resolve() / "prefect"))
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # an error ends as our one line
-    api = services.prefect_api(here)
-    if answers(f"{api}/health"):
-        os.environ.setdefault("PREFECT_API_URL", api)
     return here
 
 

@@ -51,23 +51,37 @@ def in_time(rewards: Sequence[Reward], policy: Policy, now: datetime) -> list[Re
     return [reward for reward in rewards if reward.at <= now and reward.at - reward.requested_at <= policy.window]
 
 
-def weighed(rollout: Rollout, rewards: Sequence[Reward], policy: Policy, now: datetime) -> Weighed:
-    """What a rollout's rewards in order of arrival prove, those left out that are not in time.
-
-    It follows from the log and the ledger alone: whoever looks, and however often the controller was started, sees the same.
-    Thompson's draws come from a generator that the salt and the revision seed.
-    """
-    seen = in_time(rewards, policy, now)
+def arms_of(rollout: Rollout, policy: Policy) -> BestArm:
+    """The arms of a rollout before any reward; who is out is out."""
     called = {one.arm: f"version {one.version}" for one in rollout.challengers} if rollout.several else None
     arms = BestArm([one.arm for one in rollout.challengers], policy.alpha, policy.floor, called)
     for one in rollout.challengers:
         if one.out:
             arms.drop(one.arm, one.out)
-    arms.take(seen, now)
+    return arms
+
+
+def standing_of(rollout: Rollout, arms: BestArm, now: datetime) -> Standing:
+    """What the rewards that `arms` took prove, and of several the shares that are wanted.
+
+    Thompson's draws come from a generator that the salt and the revision seed.
+    """
     standing = arms.standing(now)
-    if rollout.several:
-        seed = int.from_bytes(blake2b(f"{rollout.salt} {rollout.revision}".encode(), digest_size=8).digest())
-        standing = replace(standing, wanted=arms.shares(np.random.default_rng(seed)))
+    if not rollout.several:
+        return standing
+    seed = int.from_bytes(blake2b(f"{rollout.salt} {rollout.revision}".encode(), digest_size=8).digest())
+    return replace(standing, wanted=arms.shares(np.random.default_rng(seed)))
+
+
+def weighed(rollout: Rollout, rewards: Sequence[Reward], policy: Policy, now: datetime) -> Weighed:
+    """What a rollout's rewards in order of arrival prove, those left out that are not in time.
+
+    It follows from the log and the ledger alone: whoever looks, and however often the controller was started, sees the same.
+    """
+    seen = in_time(rewards, policy, now)
+    arms = arms_of(rollout, policy)
+    arms.take(seen, now)
+    standing = standing_of(rollout, arms, now)
     return Weighed(standing, tuple(reward.at for reward in seen if not reward.agreed))
 
 

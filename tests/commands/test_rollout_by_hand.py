@@ -133,7 +133,7 @@ def test_several_versions_are_started_together_and_each_is_steered_by_its_name(
         ("drop", 0.0),
         ("promote", 0.0),
     ]
-    assert "tried several versions at once" in refused(capsys, "replay")
+    assert "0 units gave feedback in this rollout" in refused(capsys, "replay")
     assert "the audit chain is whole" in told(capsys, "history")
 
 

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evermoe.errors import BadInput, Conflict
-from monitoring.events import Reward
 from registry import rollout as r
-from registry.assignment import assign, whole
+from registry.assignment import assign
 from registry.best_arm import Standing
 from registry.evidence import Evidence, Verdict
 from registry.guardrails import Guarded
 from registry.outlook import outlook, weighed
-from registry.rollout import Decision, Policy, Rollout, Watch, decide, new_rollout, transition
+from registry.rollout import Decision, Rollout, Watch, decide, new_rollout, transition
+from tests.registry.worlds import OPENED, POLICY, World, opened
 
-OPENED = datetime(2025, 6, 1, tzinfo=UTC)
-POLICY = Policy()
 ARMS = ("challenger:5", "challenger:6", "challenger:7")
-
-
-def opened(policy: Policy = POLICY, salt: str = "salt", **changes: Any) -> Rollout:
-    return replace(new_rollout("june", "2025-06", "1", ("5", "6", "7"), salt, policy, OPENED), **changes)
 
 
 def standing(decision: Any = "continue", out: dict[str, str] | None = None, **changes: Any) -> Standing:
@@ -198,35 +191,6 @@ def test_whatever_happens_shares_fit_who_is_out_stays_out_and_every_change_is_a_
             assert len(rollout.inside) == 1
         else:
             assert rollout.share == 0.0
-
-
-@dataclass
-class World:
-    """Users who ask one by one and tell at once; the whole controller looks every `every` units, and keeps nothing between."""
-
-    means: dict[str, float]
-    seed: int
-    policy: Policy = field(default_factory=lambda: Policy(shares=(0.25, 0.5), max_days=1e4))
-    every: int = 40
-
-    def live(self, units: int) -> tuple[Rollout, list[Reward]]:
-        draw, seen = np.random.default_rng(self.seed), list[Reward]()
-        rollout = opened(self.policy, f"salt-{self.seed}")
-        for number in range(units):
-            now = OPENED + timedelta(minutes=number)
-            if number % self.every == 0:
-                rollout = self.look(rollout, seen, now)
-                if not rollout.open:
-                    break
-            arm, propensity = assign(rollout.salt, f"u{number}", rollout.shares)
-            told = float(draw.random() < self.means[rollout.version(arm)])
-            shares = whole(rollout.shares)
-            seen.append(Reward(f"r{number}", f"u{number}", True, arm, "", propensity, told, now, now, False, shares))
-        return rollout, seen
-
-    def look(self, rollout: Rollout, seen: list[Reward], now: datetime) -> Rollout:
-        ahead = outlook(rollout, weighed(rollout, seen, self.policy, now), self.policy, now)
-        return transition(rollout, ahead.next, now)
 
 
 def test_a_clearly_better_version_is_promoted_and_met_more_units_than_any_other_by_then() -> None:
