@@ -22,8 +22,8 @@ from evermoe.errors import NotReady
 from evermoe.quiet import silence
 from evermoe.settings import Params, load_params, use_home
 from registry.assignment import CHALLENGER, assign
-from registry.best_arm import Standing, weigh
-from registry.rollout import decide, new_rollout, transition
+from registry.outlook import outlook, weighed
+from registry.rollout import new_rollout, transition
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,9 @@ def live(
                 at = question.at + timedelta(days=generator.expovariate(1 / params.demo.feedback_delay_days))
                 told.append(Told(arm, float(right), propensity, question.unit, at, question.alike, question.at))
             question = next(waiting, None)
-        in_time = (one for one in told if one.at <= now and one.at - one.requested_at <= policy.window)
-        arrived = sorted(in_time, key=lambda one: one.at)
+        arrived = sorted(told, key=lambda one: one.at)
         seen = arrived if aware else [replace(one, agreed=False) for one in arrived]
-        verdict = weigh(seen, policy.alpha, now)
-        telling = sum(one.at >= rollout.step_started_at and not one.agreed for one in seen)
-        rollout = transition(rollout, decide(rollout, Standing.of(verdict), policy, now, telling), now)
+        rollout = transition(rollout, outlook(rollout, weighed(rollout, seen, policy, now), policy, now).next, now)
         if not rollout.open:
             return (now - begin).days if rollout.status == "promoted" else rollout.status
     return rollout.status

@@ -23,7 +23,7 @@ versions in a week; the ramp never does that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import combinations
@@ -101,10 +101,11 @@ class BestArm:
         self._out: dict[str, str] = {}
         self._units: set[str] = set()
 
-    def observe(self, arm: str, reward: float, shares: Mapping[str, float], unit: str, at: datetime) -> None:
-        """Take the reward of a unit that was drawn at these shares, the champion's among them. A unit counts once."""
+    def observe(self, arm: str, reward: float, shares: Mapping[str, float], unit: str, at: datetime) -> bool:
+        """Take the reward of a unit that was drawn at these shares, the champion's among them; whether it counts. A unit
+        counts once."""
         if arm not in self.arms or unit in self._units:
-            return
+            return False
         counted = False
         for (one, other), evidence in self._evidence.items():
             if arm in (one, other):  # of units that meet either, these are the chances
@@ -114,22 +115,22 @@ class BestArm:
             self._units.add(unit)
             self._counts[arm] += 1
             self._sums[arm] += reward
+        return counted
 
-    def take(self, rewards: Iterable[Rewarded], now: datetime) -> None:
-        """Take rewards as the event log has them, in order of arrival, those after `now` left out.
+    def take(self, one: Rewarded) -> bool:
+        """Take a reward as the event log has it, in order of arrival; whether it counts.
 
         A reward for an answer that both arms give is left out: there the arms are known to be equal, so it is noise, and a
         small lift over all requests is a large one where they differ. What both would answer does not depend on which one
         did, so the test stays valid; it now speaks of the requests on which the arms differ, and the sign of the lift is the
         same. Source: triggered analysis, Kohavi, Tang, Xu, Trustworthy Online Controlled Experiments (2020), chapter 20.
         """
-        for one in rewards:
-            if one.at > now:
-                continue
-            if one.agreed:
-                self._agreed += 1
-            elif one.arm in self.arms:
-                self.observe(one.arm, one.reward, shares_at(one.arm, one.propensity, one.shares), one.unit, one.at)
+        if one.agreed:
+            self._agreed += 1
+            return False
+        if one.arm not in self.arms:
+            return False
+        return self.observe(one.arm, one.reward, shares_at(one.arm, one.propensity, one.shares), one.unit, one.at)
 
     def drop(self, arm: str, reason: str) -> None:
         """Put a challenger out, for good: a guardrail was crossed, or a person says so."""
@@ -157,6 +158,10 @@ class BestArm:
             verdicts={arm: verdicts[CHAMPION, arm] for arm in self.arms[1:]},
             rewards=sum(self._counts.values()),
         )
+
+    def verdicts(self, now: datetime) -> dict[str, Verdict]:
+        """Each challenger against the champion, by now."""
+        return {arm: self._told(self._evidence[CHAMPION, arm].verdict(now)) for arm in self.arms[1:]}
 
     def _told(self, verdict: Verdict) -> Verdict:
         """A verdict that says what was left out too."""
@@ -187,10 +192,3 @@ def check_floor(floor: float, challengers: int) -> None:
     """Raise `BadInput` where so many challengers and the champion cannot all have this share."""
     if not 0.0 < floor <= 1.0 / (challengers + 1):
         raise BadInput(f"a floor of {floor:g} is too much for {challengers} challengers and the champion")
-
-
-def weigh(rewards: Iterable[Rewarded], alpha: float, now: datetime) -> Verdict:
-    """The verdict on a lone challenger by rewards in order of arrival, those after `now` left out."""
-    lone = BestArm((CHALLENGER,), alpha)
-    lone.take(rewards, now)
-    return lone.standing(now).verdict()

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b
+from typing import TypeVar
 
 import numpy as np
 
-from monitoring.events import Reward
 from registry.best_arm import BestArm, Standing
-from registry.evidence import Verdict
+from registry.evidence import Rewarded, Verdict
 from registry.rollout import Decision, Policy, Rollout, Watch, decide
+
+R = TypeVar("R", bound=Rewarded)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Outlook:
         return self.standing.verdict()
 
 
-def in_time(rewards: Sequence[Reward], policy: Policy, now: datetime) -> list[Reward]:
+def in_time(rewards: Sequence[R], policy: Policy, now: datetime) -> list[R]:
     """The rewards that had arrived by `now` and within the policy's window after their request."""
     return [reward for reward in rewards if reward.at <= now and reward.at - reward.requested_at <= policy.window]
 
@@ -73,14 +75,15 @@ def standing_of(rollout: Rollout, arms: BestArm, now: datetime) -> Standing:
     return replace(standing, wanted=arms.shares(np.random.default_rng(seed)))
 
 
-def weighed(rollout: Rollout, rewards: Sequence[Reward], policy: Policy, now: datetime) -> Weighed:
+def weighed(rollout: Rollout, rewards: Sequence[Rewarded], policy: Policy, now: datetime) -> Weighed:
     """What a rollout's rewards in order of arrival prove, those left out that are not in time.
 
     It follows from the log and the ledger alone: whoever looks, and however often the controller was started, sees the same.
     """
     seen = in_time(rewards, policy, now)
     arms = arms_of(rollout, policy)
-    arms.take(seen, now)
+    for reward in seen:
+        arms.take(reward)
     standing = standing_of(rollout, arms, now)
     return Weighed(standing, tuple(reward.at for reward in seen if not reward.agreed))
 

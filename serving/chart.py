@@ -15,6 +15,7 @@ from registry.looks import Look
 WIDTH, HEIGHT = 1000.0, 300.0
 LIMITS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 TABLE_ROWS = 12
+MOVES = ("advance", "share", "shift", "drop")  # what changes shares while a rollout goes on
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,20 @@ class Chart:
     table: tuple[Look, ...]
 
 
-def chart(looks: Sequence[Look], history: Sequence[AuditRow] = ()) -> Chart | None:
-    """The picture of `looks`, with the share that each decision of `history` gave; None before the second look."""
-    if len(looks) < 2:
-        return None
+def charts(
+    looks: Mapping[str, Sequence[Look]], history: Sequence[AuditRow], versions: Mapping[str, str]
+) -> dict[str, Chart]:
+    """The pictures of all arms' looks on one scale, with the share that each decision of `history` gave to an arm's version.
+
+    An arm has none before its second look.
+    """
+    drawn = {arm: seen for arm, seen in looks.items() if len(seen) > 1}
+    limit = max((_limit(seen) for seen in drawn.values()), default=1.0)
+    return {arm: _chart(seen, _marks(history, versions[arm], seen[-1].rewards), limit) for arm, seen in drawn.items()}
+
+
+def _chart(looks: Sequence[Look], marks: tuple[Label, ...], limit: float) -> Chart:
     end = looks[-1].rewards
-    limit = _limit(looks)
 
     def x(rewards: int) -> float:
         return WIDTH * rewards / end
@@ -76,7 +85,7 @@ def chart(looks: Sequence[Look], history: Sequence[AuditRow] = ()) -> Chart | No
         zero=y(0.0),
         lifts=tuple(Label(100 * y(lift) / HEIGHT, lift) for lift in (limit, limit / 2, 0.0, -limit / 2, -limit)),
         rewards=tuple(Label(100 * part, round(end * part)) for part in (0.0, 0.25, 0.5, 0.75, 1.0)),
-        marks=_marks(history, end),
+        marks=marks,
         table=_rows(looks),
     )
 
@@ -103,12 +112,16 @@ def _limit(looks: Sequence[Look]) -> float:
     return next((limit for limit in LIMITS if limit >= widest), 1.0)
 
 
-def _marks(history: Sequence[AuditRow], end: int) -> tuple[Label, ...]:
-    marks = []
+def _marks(history: Sequence[AuditRow], version: str, end: int) -> tuple[Label, ...]:
+    """Where the share of a version changed, by the rewards that its decision names."""
+    marks, before = [], None
     for row in history:
-        counts = [row.evidence.get(f"rewards_{arm}") for arm in ("champion", "challenger")]
-        if row.action in ("advance", "share") and all(isinstance(count, int) for count in counts):
-            marks.append(Label(min(100.0 * sum(counts) / end, 100.0), row.share))  # type: ignore[arg-type]
+        share = row.shares.get(version, row.share)
+        known = row.evidence.get("arms", {}).get(version, row.evidence)
+        counts = [known.get(f"rewards_{arm}") for arm in ("champion", "challenger")]
+        if row.action in MOVES and share != before and all(isinstance(count, int) for count in counts):
+            marks.append(Label(min(100.0 * sum(counts) / end, 100.0), share))
+        before = share
     return tuple(marks[-8:])
 
 

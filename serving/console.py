@@ -27,7 +27,7 @@ from registry.versions import Version
 from serving import pages
 from serving.access import Access, Caller, needs
 from serving.bodies import ControlBody
-from serving.chart import Chart, Spans, chart, spans
+from serving.chart import Chart, Spans, charts, spans
 from serving.figures import Figures, Shown
 from serving.gateway import Gateway
 from serving.rollouts import CONTROLS, Registered, Rollouts, Traffic
@@ -74,7 +74,8 @@ class Trial:
     """What the strings about it may name: versions, and what the next step would do."""
     needed: int
     """Rewards before shares move by themselves."""
-    chart: Chart | None
+    charts: Mapping[str, Chart]
+    """The lifts over time, by arm."""
     spans: Spans | None
     """Of several challengers, the intervals side by side."""
     weighed_at: datetime | None
@@ -180,6 +181,7 @@ def _trial(rollout: Rollout, shown: Shown, policy: Policy, history: tuple[AuditR
     watch = shown.watch.value
     ahead = outlook(rollout, proof.weighed, policy, now, watch or Watch()) if proof else None
     verdicts = proof.weighed.standing.verdicts if proof else {}
+    versions = {one.arm: one.version for one in rollout.challengers}
     return Trial(
         rollout=rollout,
         policy=policy,
@@ -187,7 +189,7 @@ def _trial(rollout: Rollout, shown: Shown, policy: Policy, history: tuple[AuditR
         why=waits_for(ahead) if ahead else "",
         named=named_in(rollout, ahead),
         needed=rewards_needed(rollout, policy),
-        chart=chart(proof.looks, own) if proof else None,
+        charts=charts(proof.looks, own, versions) if proof else {},
         spans=spans(verdicts) if rollout.several and verdicts else None,
         weighed_at=proof.weighed.verdict.at if proof else None,
         stale_seconds=shown.proof.age_seconds if proof else 0.0,

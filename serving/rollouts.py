@@ -6,7 +6,7 @@ Knows the ledger, the event log and the evidence. Does not know HTTP, nor how th
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
@@ -21,7 +21,7 @@ from registry.best_arm import Standing
 from registry.controls import Controls
 from registry.ledger import AuditRow, Plan
 from registry.looks import Look, Looks
-from registry.outlook import Weighed, in_time, weighed
+from registry.outlook import Weighed, arms_of, in_time, weighed
 from registry.rollout import Decision, Policy, Rollout, Watch
 from registry.tracking import SeenDrift
 from registry.versions import Version
@@ -38,7 +38,8 @@ class Proof:
     """What the rewards of a rollout prove, and how that came to be, look by look."""
 
     weighed: Weighed
-    looks: tuple[Look, ...]
+    looks: Mapping[str, tuple[Look, ...]]
+    """Of each challenger, by arm."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,9 @@ class Rollouts:
         """What the rewards that were in time prove. Called by one thread at a time."""
         rewards = in_time(self._events.rewards(rollout.id), self.policy, now)
         proof = weighed(rollout, rewards, self.policy, now)
-        if rollout.several:
-            return Proof(proof, ())
         if self._looks is None or self._looks[0] != rollout.id:
-            self._looks = (rollout.id, Looks(self.policy.alpha))
-        return Proof(proof, self._looks[1].take(rewards, proof.verdict))
+            self._looks = (rollout.id, Looks(lambda: arms_of(rollout, self.policy)))
+        return Proof(proof, self._looks[1].take(rewards, proof.standing.verdicts))
 
     def watch(self, rollout: Rollout, now: datetime) -> Watch:
         """Its guardrails and signals."""

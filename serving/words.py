@@ -210,6 +210,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "lifts": "Lift of each challenger",
         "lifts_are": "Difference in mean reward to the champion. All intervals together hold the true lifts with "
         "{confidence} confidence, at every look at once.",
+        "lift_over_time": "Version {version} over time",
         "lifts_help": "An e-value of {threshold} decides between two versions; alpha ({alpha}) is divided among "
         "all pairs. Who is proved worse than another is out; the last one in takes over when it is proved better "
         "than the champion.",
@@ -407,6 +408,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "start_several_what": "勾选的版本将与上面所选的版本分享用户。每个从 {floor} 开始，流量随反馈变化。",
         "lifts": "各挑战者的提升",
         "lifts_are": "与冠军的平均得分之差。所有区间以 {confidence} 的置信度（对所有查看时刻同时）包含真实提升。",
+        "lift_over_time": "版本 {version} 随时间的变化",
         "lifts_help": "两个版本之间的 e 值达到 {threshold} 即可定论；alpha（{alpha}）由所有版本对均分。"
         "被证明比另一版本差的将被撤下；最后留下的版本被证明优于冠军时转正。",
         "out": "已撤下",

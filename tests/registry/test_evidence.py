@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from evermoe.errors import BadInput
 from monitoring.events import EventLog, Feedback, Request
-from registry.best_arm import weigh
-from registry.evidence import Evidence
+from registry.evidence import Evidence, Rewarded, Verdict
+from registry.outlook import weighed
+from registry.rollout import Policy, new_rollout
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 NEVER = 10**9
@@ -202,6 +203,11 @@ class Told:
     shares: None = None
 
 
+def weigh(rewards: Sequence[Rewarded], now: datetime) -> Verdict:
+    """The verdict on a lone challenger by now."""
+    return weighed(new_rollout("june", "2025-06", "1", "2", "salt", Policy(), START), rewards, Policy(), now).verdict
+
+
 def told(units: int, differing: float, seed: int) -> list[Told]:
     """Feedback on arms that answer alike but for a share of the requests, which the challenger gets right, the champion wrong."""
     draw = np.random.default_rng(seed)
@@ -216,7 +222,7 @@ def told(units: int, differing: float, seed: int) -> list[Told]:
 
 def test_what_both_arms_answer_alike_is_left_out_and_counted() -> None:
     alike = [one for one in told(400, 0.1, seed=1) if one.agreed]
-    seen = weigh(alike, 0.05, START + timedelta(days=1))
+    seen = weigh(alike, START + timedelta(days=1))
     assert (seen.decision, seen.rewards, seen.agreed) == ("continue", {"champion": 0, "challenger": 0}, len(alike))
     assert f"{len(alike)} more where both answer alike" in seen.reason
 
@@ -225,21 +231,21 @@ def test_a_lift_on_few_requests_is_found_sooner_when_the_others_are_left_out() -
     found = [told(400, 0.1, seed) for seed in range(20)]
     end = START + timedelta(days=1)
     unaware = [[Told(o.arm, o.reward, o.propensity, o.unit, o.at, False) for o in rewards] for rewards in found]
-    assert sum(weigh(rewards, 0.05, end).decision == "promote" for rewards in found) >= 18
-    assert sum(weigh(rewards, 0.05, end).decision == "promote" for rewards in unaware) <= 10
+    assert sum(weigh(rewards, end).decision == "promote" for rewards in found) >= 18
+    assert sum(weigh(rewards, end).decision == "promote" for rewards in unaware) <= 10
 
 
 def test_ten_thousand_feedbacks_of_one_unit_move_a_verdict_no_more_than_one() -> None:
     rewards = told(200, 1.0, seed=1)
     end = START + timedelta(days=9)
     stuffed = [replace(rewards[-1], arm="challenger", reward=1.0, unit="stuffer", at=end) for _ in range(10_000)]
-    once, often = (weigh([*rewards, *stuffed[:count]], 0.05, end) for count in (1, 10_000))
+    once, often = (weigh([*rewards, *stuffed[:count]], end) for count in (1, 10_000))
     assert often == once
 
 
 def test_rewards_after_now_are_not_weighed() -> None:
     rewards = told(10, 1.0, seed=1)
-    assert sum(weigh(rewards, 0.05, rewards[4].at).rewards.values()) == 5
+    assert sum(weigh(rewards, rewards[4].at).rewards.values()) == 5
 
 
 def test_a_challenger_that_fails_on_what_is_hard_is_not_promoted_for_what_is_easy(tmp_path: Path) -> None:
@@ -257,8 +263,8 @@ def test_a_challenger_that_fails_on_what_is_hard_is_not_promoted_for_what_is_eas
         rewards = log.rewards("june")
     end = START + timedelta(days=2)
     told = [one for one in rewards if one.requested_at != one.at]
-    assert weigh(told, 0.05, end).decision == "promote"
-    assert weigh(rewards, 0.05, end).decision == "abort"
+    assert weigh(told, end).decision == "promote"
+    assert weigh(rewards, end).decision == "abort"
 
 
 def asked(name: str, arm: str, at: datetime, error: str | None) -> Request:

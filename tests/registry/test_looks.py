@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from monitoring.events import Reward
-from registry.best_arm import weigh
+from registry.best_arm import BestArm
 from registry.evidence import Evidence, Verdict
-from registry.looks import Looks
+from registry.looks import Look, Looks
 from registry.outlook import Outlook, outlook, weighed
 from registry.rollout import Policy, new_rollout
 
@@ -29,13 +30,24 @@ def rewards(count: int, seed: int = 1) -> list[Reward]:
     return found
 
 
-def judged(given: list[Reward]) -> Verdict:
-    return weigh(given, 0.05, LATER)
+def lone() -> BestArm:
+    return BestArm(["challenger"])
+
+
+def judged(given: list[Reward], arms: Callable[[], BestArm] = lone) -> dict[str, Verdict]:
+    all_at_once = arms()
+    for one in given:
+        all_at_once.take(one)
+    return all_at_once.verdicts(LATER)
+
+
+def taken(looks: Looks, given: list[Reward]) -> tuple[Look, ...]:
+    return looks.take(given, judged(given))["challenger"]
 
 
 def test_every_look_is_the_verdict_on_the_rewards_until_then() -> None:
     given = rewards(150)
-    looks = Looks(0.05).take(given, judged(given))
+    looks = taken(Looks(lone), given)
     assert 30 <= len(looks) <= 62
     assert looks[-1].rewards == 150
     for look in looks:
@@ -48,22 +60,46 @@ def test_every_look_is_the_verdict_on_the_rewards_until_then() -> None:
 
 
 def test_looks_taken_as_the_rewards_come_are_those_taken_at_once() -> None:
-    given, bit_by_bit = rewards(200), Looks(0.05, most=20)
+    given, bit_by_bit = rewards(200), Looks(lone, most=20)
     for count in (0, 3, 17, 90, 91, 200):
-        last = bit_by_bit.take(given[:count], judged(given[:count]))
-    assert last == Looks(0.05, most=20).take(given, judged(given))
+        last = taken(bit_by_bit, given[:count])
+    assert last == taken(Looks(lone, most=20), given)
 
 
 def test_a_reward_that_came_in_between_begins_the_looks_anew() -> None:
-    given, looks = rewards(60), Looks(0.05)
-    looks.take(given[:50], judged(given[:50]))
+    given, looks = rewards(60), Looks(lone)
+    taken(looks, given[:50])
     late = [*given[:10], replace(given[10], response_id="late", unit="late", reward=0.0), *given[10:]]
-    assert looks.take(late, judged(late)) == Looks(0.05).take(late, judged(late))
+    assert taken(looks, late) == taken(Looks(lone), late)
 
 
 def test_answers_that_both_arms_give_are_no_looks() -> None:
     given = [replace(one, agreed=True) for one in rewards(20)]
-    assert Looks(0.05).take(given, judged(given)) == ()
+    assert taken(Looks(lone), given) == ()
+
+
+def test_of_several_each_has_looks_of_its_own_at_its_own_rewards_and_the_champions() -> None:
+    def arms() -> BestArm:
+        return BestArm(["challenger:2", "challenger:3"])
+
+    shares = {"champion": 0.5, "challenger:2": 0.4, "challenger:3": 0.1}
+    draw, given = random.Random(3), []
+    for one in rewards(300):
+        arm = draw.choices(list(shares), list(shares.values()))[0]
+        given.append(replace(one, arm=arm, propensity=shares[arm], shares=shares))
+    found = Looks(arms).take(given, judged(given, arms))
+    assert found.keys() == {"challenger:2", "challenger:3"}
+    for arm, looks in found.items():
+        assert looks[-1].rewards == sum(one.arm in ("champion", arm) for one in given)
+        assert [look.rewards for look in looks] == sorted({look.rewards for look in looks})
+        assert len(looks) > 20
+        evidence = Evidence(0.05 / 3)
+        pair = [one for one in given if one.arm in ("champion", arm)]
+        middle = looks[len(looks) // 2]
+        for one in pair[: middle.rewards]:
+            side = "champion" if one.arm == "champion" else "challenger"
+            evidence.observe(side, one.reward, shares[one.arm] / (0.5 + shares[arm]), one.unit, one.at)
+        assert (middle.low, middle.high) == evidence.verdict(LATER).interval
 
 
 def test_the_outlook_says_what_the_next_step_would_do_and_why() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from registry.audit import AuditRow
 from registry.looks import Look
-from serving.chart import HEIGHT, WIDTH, chart
+from serving.chart import HEIGHT, WIDTH, Chart, charts
 
 AT = datetime(2025, 7, 1, tzinfo=UTC)
 
@@ -23,6 +24,11 @@ def looks(count: int) -> list[Look]:
 
 def decided(action: str, share: float, **evidence: Any) -> AuditRow:
     return AuditRow(1, "june", 1, AT, "flow rollout", action, share, "", evidence, "", "")
+
+
+def chart(looks: Sequence[Look], history: Sequence[AuditRow] = ()) -> Chart | None:
+    """Of a lone challenger."""
+    return charts({"challenger": looks}, history, {"challenger": "2"}).get("challenger")
 
 
 def points(text: str) -> list[tuple[float, float]]:
@@ -64,3 +70,21 @@ def test_the_table_is_short_and_ends_with_the_last_look() -> None:
         assert picture.table[-1].rewards == 10 * count
     alone = replace(looks(2)[0], rewards=0)
     assert chart([alone, looks(2)[1]]) is not None
+
+
+def test_of_several_all_have_one_scale_and_each_its_own_marks() -> None:
+    arms = {
+        "2": {"rewards_champion": 200, "rewards_challenger": 50},
+        "3": {"rewards_champion": 200, "rewards_challenger": 100},
+    }
+    history = [
+        replace(decided("open", 0.1), shares={"2": 0.05, "3": 0.05}),
+        replace(decided("shift", 0.3, arms=arms), shares={"2": 0.05, "3": 0.25}),
+        replace(decided("drop", 0.25, arms=arms), shares={"2": 0.0, "3": 0.25}),
+    ]
+    seen = {"challenger:2": looks(10), "challenger:3": looks(100), "challenger:4": looks(1)}
+    found = charts(seen, history, {"challenger:2": "2", "challenger:3": "3", "challenger:4": "4"})
+    assert found.keys() == {"challenger:2", "challenger:3"}
+    assert {one.lifts[0].value for one in found.values()} == {0.5}
+    assert [(mark.percent, mark.value) for mark in found["challenger:2"].marks] == [(100.0, 0.0)]
+    assert [(mark.percent, mark.value) for mark in found["challenger:3"].marks] == [(30.0, 0.25)]

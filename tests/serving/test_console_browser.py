@@ -125,6 +125,9 @@ def test_several_versions_are_shown_without_a_serious_fault_on_a_desk_and_on_a_p
         opened(page, served.url, ".span i")
         keep(page, f"several-{scheme}-{language}-{page.viewport_size['width']}", whole=True)
         assert page.locator(".span i").count() == 3
+        assert page.locator(".multiples .plot svg").count() == 3
+        of_version = {"en": "Version 2: The interval after each look", "zh-Hans": "版本 2: 每次查看后的区间"}[language]
+        assert page.get_by_role("img", name=of_version).count() == 1
         faultless(page, "console", language)
 
     look = {"color_scheme": scheme, "locale": locale}
