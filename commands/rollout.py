@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 REASON = typer.Option("--reason", help="Why; it is kept in the audit log. Without it a terminal is asked.")
 OF = typer.Argument(help="Which version, where several are on trial.")
-BY = typer.Option("--by", help="Who; without it, the user of this machine.")
+BY = typer.Option("--by", help="Who; without it, the user of this steering.")
 
 HELP = "\n\n".join(
     (
@@ -159,9 +159,9 @@ def pause(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Stop all automatic moves; every unit keeps its arm."""
-    from registry import rollout as machine
+    from registry import steering
 
-    steer(home, by, reason, as_json, machine.pause)
+    steer(home, by, reason, as_json, steering.pause)
 
 
 @app.command()
@@ -172,9 +172,9 @@ def resume(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Let a paused rollout move again."""
-    from registry import rollout as machine
+    from registry import steering
 
-    steer(home, by, reason, as_json, machine.resume)
+    steer(home, by, reason, as_json, steering.resume)
 
 
 @app.command()
@@ -187,9 +187,9 @@ def share(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Give a challenger this share; automatic steps go on from there."""
-    from registry import rollout as machine
+    from registry import steering
 
-    steer(home, by, reason, as_json, lambda rollout, why: machine.set_share(rollout, share, why, version))
+    steer(home, by, reason, as_json, lambda rollout, why: steering.set_share(rollout, share, why, version))
 
 
 @app.command()
@@ -201,9 +201,9 @@ def promote(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Let a challenger take over now, without waiting for proof."""
-    from registry import rollout as machine
+    from registry import steering
 
-    steer(home, by, reason, as_json, lambda rollout, why: machine.promote(rollout, why, version))
+    steer(home, by, reason, as_json, lambda rollout, why: steering.promote(rollout, why, version))
 
 
 @app.command()
@@ -217,9 +217,9 @@ def abort(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Send all units back to the champion and end the trial, or one version of several, and the others go on."""
-    from registry import rollout as machine
+    from registry import steering
 
-    steer(home, by, reason, as_json, lambda rollout, why: machine.abort(rollout, why, version))
+    steer(home, by, reason, as_json, lambda rollout, why: steering.abort(rollout, why, version))
 
 
 def steer(

@@ -1,7 +1,8 @@
 """The life of a rollout as a state machine: what it is, what may happen to it, and what should happen next.
 
 Pure: knows no database, no clock, no MLflow, no feedback but what it proves. `decide` takes observations and returns a
-Decision; `transition` turns a rollout and a Decision into the next rollout. The ledger stores it, a flow calls it.
+Decision; `transition` turns a rollout and a Decision into the next rollout. The ledger stores it, a flow calls it; what a person
+may decide is in `steering.py`.
 
     running ──advance/shift/share/drop/hold──▶ running ──promote──▶ promoted ──revert──▶ reverted   (the champion before it
        │ ▲                                       ├──────abort────▶ aborted                            is back)
@@ -244,7 +245,7 @@ def decide(
     told = {one.arm: proof.verdict(one.arm).reason for one in rollout.inside}
     said = "; ".join(f"version {rollout.version(arm)}: {why}" if rollout.several else why for arm, why in told.items())
     if fallen := {arm: f"{why}; {told[arm]}" for arm, why in watch.fallen.items() if arm in told}:
-        return _without(rollout, fallen, "guardrail")
+        return without(rollout, fallen, "guardrail")
     if rollout.status == "paused":
         return _hold(rollout, f"paused; {said}", "paused")
     if watch.alarm:
@@ -253,7 +254,7 @@ def decide(
         others = {arm: proof.out[arm] for arm in told if arm != proof.arm}
         return Decision("promote", rollout.share, told[proof.arm], out=others)
     if worse := {arm: why for arm, why in proof.out.items() if arm in told}:
-        return _without(rollout, worse)
+        return without(rollout, worse)
     if spent := _spent(rollout, proof, policy, now):
         return Decision("inconclusive", 0.0, f"no proof in {spent}, the champion stays; {said}")
     if rollout.several:
@@ -266,7 +267,7 @@ def rewards_needed(rollout: Rollout, policy: Policy) -> int:
     return policy.min_rewards_per_step * len(rollout.inside)
 
 
-def _without(rollout: Rollout, out: Mapping[str, str], cause: Cause | None = None) -> Decision:
+def without(rollout: Rollout, out: Mapping[str, str], cause: Cause | None = None) -> Decision:
     """Who is named goes, and their units to the champion; nobody else moves. The trial ends with the last."""
     if not rollout.several:
         return Decision("abort", 0.0, "; ".join(out.values()), cause)
@@ -358,79 +359,6 @@ def guard(rollout: Rollout, watch: Watch, policy: Policy, now: datetime) -> Deci
     return _hold(rollout, "; ".join(one.reason for one in watch.guardrails))
 
 
-def pause(rollout: Rollout, reason: str = "paused by hand") -> Decision:
-    """Stop all automatic moves; the units keep their arms. Raises `Conflict` unless running."""
-    _require(rollout, "pause", ("running",))
-    return Decision("pause", rollout.share, reason)
-
-
-def resume(rollout: Rollout, reason: str = "resumed by hand") -> Decision:
-    """Let it move again. Raises `Conflict` unless paused."""
-    _require(rollout, "resume", ("paused",))
-    return Decision("resume", rollout.share, reason)
-
-
-def set_share(
-    rollout: Rollout, share: float, reason: str = "share set by hand", version: str | None = None
-) -> Decision:
-    """Give a challenger this share; automatic steps go on from there. Lowering it sends units back to the champion.
-
-    `version` says whose, where several are in. Raises `Conflict` when closed, `BadInput` when the share is not above 0 and
-    below 1, or leaves the champion nothing.
-    """
-    _require(rollout, "change the share of", OPEN)
-    if not 0.0 < share < 1.0:
-        raise BadInput(f"a share of {share:g} compares nothing; give one above 0 and below 1, or promote, or abort")
-    chosen = _chosen(rollout, version, "whose share it is")
-    if not rollout.several:
-        return Decision("share", share, reason)
-    shares = {one.arm: share if one is chosen else one.share for one in rollout.inside}
-    if (total := math.fsum(shares.values())) >= 1.0:
-        raise BadInput(
-            f"with {share:g} for version {chosen.version} the challengers have {total:g} of the units; leave the champion some"
-        )
-    return Decision("share", total, reason, shares=shares)
-
-
-def promote(rollout: Rollout, reason: str = "promoted by hand", version: str | None = None) -> Decision:
-    """Let a challenger take over without waiting for proof; `version` says which, where several are in.
-
-    Raises `Conflict` when closed, `BadInput` for a version that is not in.
-    """
-    _require(rollout, "promote", OPEN)
-    chosen = _chosen(rollout, version, "which to promote")
-    others = {one.arm: f"version {chosen.version} was promoted" for one in rollout.inside if one is not chosen}
-    return Decision("promote", chosen.share, reason, out=others)
-
-
-def abort(rollout: Rollout, reason: str = "aborted by hand", version: str | None = None) -> Decision:
-    """Send all units back to the champion, and end the trial. With `version`, that one is out and the others go on.
-
-    Raises `Conflict` when closed, `BadInput` for a version that is not in.
-    """
-    _require(rollout, "abort", OPEN)
-    if version is None or not rollout.several:
-        if version is not None:
-            _chosen(rollout, version, "which to abort")
-        return Decision("abort", 0.0, reason)
-    decision = _without(rollout, {_chosen(rollout, version, "which to abort").arm: reason})
-    return replace(decision, reason=reason)
-
-
-def _chosen(rollout: Rollout, version: str | None, what: str) -> Challenger:
-    """The challenger that a person means."""
-    inside = rollout.inside
-    if version is None and len(inside) == 1:
-        return inside[0]
-    names = listed((one.version for one in inside), "or")
-    if version is None:
-        raise BadInput(f"{len(inside)} versions are on trial; say {what}: {names}")
-    found = next((one for one in inside if one.version == version), None)
-    if found is None:
-        raise BadInput(f"version {version} is not on trial in rollout {rollout.id}; name {names}")
-    return found
-
-
 def make_way(rollout: Rollout, proof: Standing, month: str) -> Decision:
     """What becomes of an open rollout when the challenger of a later month is ready: it is superseded, or the newer one waits.
 
@@ -438,7 +366,7 @@ def make_way(rollout: Rollout, proof: Standing, month: str) -> Decision:
     with every month would throw away evidence that users have paid for. Where it fails: the newer challenger may be the
     better one, and loses a month; `max_days` bounds that. Raises `Conflict` when closed.
     """
-    _require(rollout, "supersede", OPEN)
+    require(rollout, "supersede", OPEN)
     if rollout.status == "paused":
         return _hold(rollout, f"paused; the challenger of {month} waits")
     best = max((proof.verdict(one.arm) for one in rollout.inside), key=lambda verdict: verdict.e_promote)
@@ -453,18 +381,18 @@ def transition(rollout: Rollout, decision: Decision, now: datetime) -> Rollout:
     if action == "hold":
         return rollout
     if action in CLOSES:
-        _require(rollout, action, OPEN)
+        require(rollout, action, OPEN)
         arms = _closed(rollout, decision)
         return _changed(rollout, status=CLOSES[action], closed_at=now, reason=decision.reason, challengers=arms)
     if action in ("pause", "resume"):
-        _require(rollout, action, ("running",) if action == "pause" else ("paused",))
+        require(rollout, action, ("running",) if action == "pause" else ("paused",))
         return _changed(rollout, status="paused" if action == "pause" else "running", reason=decision.reason)
     if action == "revert":
-        _require(rollout, action, ("promoted",))
+        require(rollout, action, ("promoted",))
         return _changed(
             rollout, status="reverted", closed_at=now, reason=decision.reason, challengers=_closed(rollout, decision)
         )
-    _require(rollout, action, OPEN if action in ("share", "drop") else ("running",))
+    require(rollout, action, OPEN if action in ("share", "drop") else ("running",))
     arms = _dealt(rollout, decision)
     return _changed(rollout, challengers=arms, step=rollout.step + 1, step_started_at=now, reason=decision.reason)
 
@@ -502,6 +430,7 @@ def _hold(rollout: Rollout, reason: str, cause: Cause | None = None) -> Decision
     return Decision("hold", rollout.share, reason, cause)
 
 
-def _require(rollout: Rollout, action: str, allowed: tuple[Status, ...]) -> None:
+def require(rollout: Rollout, action: str, allowed: tuple[Status, ...]) -> None:
+    """Raise `Conflict` where the rollout's state forbids an action."""
     if rollout.status not in allowed:
         raise Conflict(f"cannot {action} rollout {rollout.id}: it is {rollout.status}, not {' or '.join(allowed)}")

@@ -15,8 +15,7 @@ from evermoe.errors import BadInput, Conflict, NotReady
 from monitoring.events import Counts, EventLog
 from monitoring.expert_rewards import ExpertRewards, compare
 from monitoring.glance import Glance, glance
-from registry import rollout as machine
-from registry import starting
+from registry import starting, steering
 from registry.best_arm import Standing
 from registry.controls import Controls
 from registry.ledger import AuditRow, Plan
@@ -199,11 +198,13 @@ def _decision(rollout: Rollout, action: str, reason: str, share: float | None, v
     if action == "share":
         if share is None:
             raise BadInput("'share' is missing; give the challenger's share of the units, above 0 and below 1")
-        return machine.set_share(rollout, share, reason, version)
+        return steering.set_share(rollout, share, reason, version)
     if action not in CONTROLS:
         raise BadInput(f"{action!r} is nothing one can do to a rollout; use one of {', '.join(CONTROLS)}")
     if not rollout.open:
         raise Conflict(f"cannot {action} rollout {rollout.id}: it is {rollout.status}")
     if action in ("pause", "resume"):
-        return machine.pause(rollout, reason) if action == "pause" else machine.resume(rollout, reason)
-    return machine.promote(rollout, reason, version) if action == "promote" else machine.abort(rollout, reason, version)
+        return steering.pause(rollout, reason) if action == "pause" else steering.resume(rollout, reason)
+    return (
+        steering.promote(rollout, reason, version) if action == "promote" else steering.abort(rollout, reason, version)
+    )

@@ -17,7 +17,8 @@ from benchmarks.rollout_worlds import Traffic, Users, live, traffic
 from evermoe.settings import ROOT
 from registry.best_arm import Standing
 from registry.evidence import Evidence
-from registry.rollout import Policy, Rollout, decide, new_rollout, set_share, transition
+from registry.rollout import Policy, Rollout, decide, new_rollout, transition
+from registry.steering import set_share
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 POLICY = Policy(shares=(0.01, 0.05, 0.1, 0.25, 0.5), max_days=10_000)

@@ -15,7 +15,7 @@ from evermoe.settings import settings
 from flows.lineage.candidate import LOADER
 from flows.runtime.parts import Parts, open_parts, policy_of
 from monitoring.events import Feedback, Request
-from registry import rollout as machine
+from registry import steering
 from registry.best_arm import Standing
 from registry.controls import Controls
 from registry.evidence import Evidence
@@ -82,7 +82,7 @@ def test_a_bad_version_that_a_person_promoted_is_taken_back_within_the_stated_ti
     promoted_at = OPENED + timedelta(hours=3)
     on_trial = parts.ledger.get("june")
     controls = Controls(parts.ledger, parts.versions, parts.tracking)
-    override = machine.promote(on_trial, "it must go out today")
+    override = steering.promote(on_trial, "it must go out today")
     controls.apply(on_trial, override, "eve", promoted_at, Standing.of(Evidence().verdict(promoted_at)))
     champion = parts.versions.champion()
     assert champion is not None

@@ -10,7 +10,7 @@ import pytest
 from faults import break_mlflow, mend_mlflow
 
 from evermoe.errors import Conflict, StorageUnavailable
-from registry import rollout as r
+from registry import steering
 from registry.best_arm import Standing
 from registry.controls import Controls
 from registry.evidence import Evidence
@@ -43,7 +43,7 @@ def test_opening_names_the_challenger_and_opening_again_changes_nothing(controls
 
 def test_a_promotion_moves_the_champion_and_leaves_no_challenger(controls: Controls) -> None:
     rollout = on_trial(controls)
-    controls.apply(rollout, r.promote(rollout, "reviewed"), "ann", LATER, verdict())
+    controls.apply(rollout, steering.promote(rollout, "reviewed"), "ann", LATER, verdict())
     assert aliases(controls) == ("2", None)
     row = controls.ledger.history()[-1]
     assert (row.action, row.by, row.reason) == ("promote", "ann", "reviewed")
@@ -53,21 +53,21 @@ def test_a_promotion_moves_the_champion_and_leaves_no_challenger(controls: Contr
 
 def test_an_abort_keeps_the_champion(controls: Controls) -> None:
     rollout = on_trial(controls)
-    controls.apply(rollout, r.abort(rollout), "ann", LATER, verdict())
+    controls.apply(rollout, steering.abort(rollout), "ann", LATER, verdict())
     assert aliases(controls) == ("1", None)
 
 
 def test_a_decision_on_what_has_changed_meanwhile_is_refused(controls: Controls) -> None:
     rollout = on_trial(controls)
-    controls.apply(rollout, r.set_share(rollout, 0.3), "ann", LATER, verdict())
+    controls.apply(rollout, steering.set_share(rollout, 0.3), "ann", LATER, verdict())
     with pytest.raises(Conflict, match="changed meanwhile"):
-        controls.apply(rollout, r.abort(rollout), "bob", LATER, verdict())
+        controls.apply(rollout, steering.abort(rollout), "bob", LATER, verdict())
     assert controls.ledger.get("june").share == 0.3
 
 
 def test_what_a_process_left_undone_between_ledger_and_alias_is_made_good(controls: Controls) -> None:
     rollout = on_trial(controls)
-    controls.ledger.apply("june", r.promote(rollout), "ann", LATER)  # and here the process died
+    controls.ledger.apply("june", steering.promote(rollout), "ann", LATER)  # and here the process died
     assert aliases(controls) == ("1", "2")
     controls.settle()
     assert aliases(controls) == ("2", None)
@@ -75,7 +75,7 @@ def test_what_a_process_left_undone_between_ledger_and_alias_is_made_good(contro
 
 def test_settling_leaves_alone_a_champion_that_was_chosen_since(controls: Controls) -> None:
     rollout = on_trial(controls)
-    controls.apply(rollout, r.promote(rollout), "ann", LATER, verdict())
+    controls.apply(rollout, steering.promote(rollout), "ann", LATER, verdict())
     controls.versions.set_alias("champion", "1")  # a person went back in MLflow
     controls.settle()
     assert aliases(controls) == ("1", None)
@@ -83,7 +83,7 @@ def test_settling_leaves_alone_a_champion_that_was_chosen_since(controls: Contro
 
 def taken_back(controls: Controls) -> Decision:
     rollout = on_trial(controls)
-    controls.apply(rollout, r.promote(rollout), "ann", LATER, verdict())
+    controls.apply(rollout, steering.promote(rollout), "ann", LATER, verdict())
     return Decision("revert", 0.0, "guardrail crossed: errors")
 
 
@@ -107,7 +107,7 @@ def test_a_way_back_that_stopped_before_the_alias_is_made_good_once(controls: Co
     assert aliases(controls) == ("2", None)
 
 
-@pytest.mark.parametrize("decide", [r.promote, r.pause, lambda rollout: r.set_share(rollout, 0.3)])
+@pytest.mark.parametrize("decide", [steering.promote, steering.pause, lambda rollout: steering.set_share(rollout, 0.3)])
 def test_a_decision_is_carried_out_once_and_to_the_end_however_often_it_is_tried_again(
     controls: Controls, tmp_path: Path, decide: Callable[[Rollout], Decision]
 ) -> None:
@@ -128,16 +128,16 @@ def test_only_the_very_same_decision_counts_as_carried_out(
     controls: Controls, by: str, share: float, reason: str
 ) -> None:
     rollout = on_trial(controls)
-    controls.apply(rollout, r.set_share(rollout, 0.3, "why"), "ann", LATER, verdict())
+    controls.apply(rollout, steering.set_share(rollout, 0.3, "why"), "ann", LATER, verdict())
     with pytest.raises(Conflict, match="changed meanwhile"):
-        controls.apply(rollout, r.set_share(rollout, share, reason), by, LATER, verdict())
+        controls.apply(rollout, steering.set_share(rollout, share, reason), by, LATER, verdict())
 
 
 def test_what_a_process_left_undone_in_mlflow_is_made_good_for_what_closed_and_for_what_it_opened(
     controls: Controls,
 ) -> None:
     rollout = on_trial(controls)
-    controls.ledger.apply("june", r.abort(rollout), "ann", LATER)  # and here the process died
+    controls.ledger.apply("june", steering.abort(rollout), "ann", LATER)  # and here the process died
     july = new_rollout("july", "2025-07", "1", "2", "another salt", Policy(), LATER)
     controls.ledger.open(july, by="flow monthly")  # and here the next one
     controls.versions.drop_alias("challenger")
@@ -158,7 +158,7 @@ def test_a_challenger_of_a_champion_that_was_replaced_meanwhile_is_not_put_on_tr
 
 
 def test_a_promotion_that_has_not_reached_the_alias_counts_as_a_new_champion(controls: Controls) -> None:
-    controls.ledger.apply("june", r.promote(on_trial(controls)), "ann", LATER)  # and here the process died
+    controls.ledger.apply("june", steering.promote(on_trial(controls)), "ann", LATER)  # and here the process died
     with pytest.raises(Conflict, match="the champion is version 2 by now"):
         controls.open(new_rollout("july", "2025-07", "1", "3", "another salt", Policy(), LATER), by="flow monthly")
     assert controls.open(controls.ledger.get("june"), by="flow monthly").status == "promoted"  # a retry
@@ -179,13 +179,13 @@ def test_of_several_what_a_killed_controller_left_undone_is_made_good_for_every_
     duo = new_rollout("duo", "2025-07", "1", ("2", "3"), "salt", Policy(), OPENED)
     rollout = controls.open(duo, by="ann")
     assert aliases(controls) == ("1", "2")
-    rollout = controls.ledger.apply("duo", r.abort(rollout, "odd answers", "2"), "flow rollout", LATER)
+    rollout = controls.ledger.apply("duo", steering.abort(rollout, "odd answers", "2"), "flow rollout", LATER)
     controls.settle()  # as the next look begins
     assert aliases(controls) == ("1", "3")
     tags = controls.versions.get("2").tags
     assert (tags["evermoe.trial"], tags["evermoe.trial_reason"]) == ("aborted", "odd answers")
     assert controls.versions.get("3").tags["evermoe.trial"] == "running"
-    controls.ledger.apply("duo", r.promote(rollout, "better"), "flow rollout", LATER)
+    controls.ledger.apply("duo", steering.promote(rollout, "better"), "flow rollout", LATER)
     controls.settle()
     assert aliases(controls) == ("3", None)
     assert "Version 2 did not replace version 1: it was put out of the trial." in controls.versions.get("2").description

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from evermoe.errors import Conflict
-from registry import rollout as r
+from registry import steering
 from registry.lease import LASTS, Fenced
 from registry.ledger import Ledger
 from registry.rollout import Decision, Policy, Rollout, new_rollout
@@ -75,7 +75,7 @@ def test_a_loser_that_gives_its_lease_back_takes_nothing_from_the_winner(ledger:
 
 def test_a_person_need_not_wait_and_fences_the_controller_in_the_same_transaction(ledger: Ledger) -> None:
     with ledger.lease("flow", lambda: NOON) as held:
-        ledger.apply("june", r.pause(june()), "ann", NOON)
+        ledger.apply("june", steering.pause(june()), "ann", NOON)
         with pytest.raises(Fenced, match="ann took over"):
             ledger.apply("june", UP, "flow", NOON, held=held)
     assert ledger.get("june").status == "paused"

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from evermoe.errors import BadInput, Conflict, HomeTooNew, NotFound, StorageUnavailable
-from registry import rollout as r
+from registry import steering
 from registry.ledger import Ledger, Plan
 from registry.rollout import Challenger, Decision, Policy, Rollout, new_rollout
 
@@ -67,7 +67,7 @@ def test_the_plan_is_what_a_gateway_routes_by_and_none_when_nothing_is_open(ledg
     assert ledger.plan() == Plan("june", "1", at(0.05), "salt-june", 0)
     ledger.apply("june", Decision("advance", 0.1, "no harm"), "rollout", LATER)
     assert ledger.plan() == Plan("june", "1", at(0.1), "salt-june", 1)
-    ledger.apply("june", r.pause(june()), "ann", LATER)
+    ledger.apply("june", steering.pause(june()), "ann", LATER)
     assert ledger.plan() == Plan("june", "1", at(0.1), "salt-june", 2)
     ledger.apply("june", Decision("promote", 0.1, "better"), "ann", LATER)
     assert ledger.plan() is None
@@ -76,7 +76,7 @@ def test_the_plan_is_what_a_gateway_routes_by_and_none_when_nothing_is_open(ledg
 def test_every_change_leaves_one_audit_row_with_who_when_why_and_the_evidence(ledger: Ledger) -> None:
     ledger.open(june(), by="monthly", evidence={"gates": "passed"})
     ledger.apply("june", Decision("advance", 0.1, "no harm"), "rollout", LATER, {"e_promote": 3.5, "at": LATER})
-    ledger.apply("june", r.abort(june(), "users complain"), "ann", LATER)
+    ledger.apply("june", steering.abort(june(), "users complain"), "ann", LATER)
     rows = ledger.history("june")
     assert [(row.number, row.action, row.by, row.share, row.revision) for row in rows] == [
         (1, "open", "monthly", 0.05, 0),
@@ -105,7 +105,7 @@ def test_a_retried_opening_returns_the_rollout_that_stands(ledger: Ledger) -> No
 
 def test_a_month_never_opens_a_second_challenger_against_the_same_champion(ledger: Ledger) -> None:
     ledger.open(june(), by="monthly")
-    ledger.apply("june", r.abort(june()), "ann", LATER)
+    ledger.apply("june", steering.abort(june()), "ann", LATER)
     with pytest.raises(Conflict, match=r"2025-06 already opened rollout june .*aborted"):
         ledger.open(june(id="again", salt="x", challenger="9"), by="monthly")
 
@@ -164,7 +164,7 @@ def test_two_processes_may_make_the_tables_at_once(database_url: str) -> None:
 
 def test_what_the_state_forbids_conflicts_and_leaves_no_trace(ledger: Ledger) -> None:
     ledger.open(june(), by="monthly")
-    ledger.apply("june", r.abort(june()), "ann", LATER)
+    ledger.apply("june", steering.abort(june()), "ann", LATER)
     with pytest.raises(Conflict, match="aborted"):
         ledger.apply("june", Decision("promote", 0.5, "too late"), "rollout", LATER)
     assert [row.action for row in ledger.history("june")] == ["open", "abort"]
@@ -256,8 +256,8 @@ def test_several_challengers_are_read_back_with_their_shares_and_who_is_out_stay
     assert ledger.open(trio, by="ann") == trio == ledger.open(replace(trio, id="again", salt="x"), by="ann")
     with pytest.raises(Conflict, match="2025-08 already opened rollout trio"):
         ledger.open(new_rollout("duo", "2025-08", "1", ("5", "6"), "salt-duo", Policy(), OPENED), by="ann")
-    ledger.apply("trio", r.set_share(trio, 0.2, "more of it", "6"), "ann", LATER)
-    dropped = ledger.apply("trio", r.abort(ledger.get("trio"), "odd answers", "5"), "bob", LATER)
+    ledger.apply("trio", steering.set_share(trio, 0.2, "more of it", "6"), "ann", LATER)
+    dropped = ledger.apply("trio", steering.abort(ledger.get("trio"), "odd answers", "5"), "bob", LATER)
     with Ledger(database_url) as other:
         assert other.running() == dropped
         five, six, seven = other.get("trio").challengers
@@ -270,7 +270,7 @@ def test_several_challengers_are_read_back_with_their_shares_and_who_is_out_stay
             ["6", "7"],
         )
         assert sum(plan.logged.values()) == pytest.approx(1.0)
-        other.apply("trio", r.promote(other.get("trio"), "good enough", "7"), "ann", LATER)
+        other.apply("trio", steering.promote(other.get("trio"), "good enough", "7"), "ann", LATER)
         assert (other.get("trio").challenger, other.get("trio").share) == ("7", 0.05)
         assert [row.shares for row in other.history("trio")][:2] == [
             {"5": 0.05, "6": 0.05, "7": 0.05},
@@ -281,7 +281,7 @@ def test_several_challengers_are_read_back_with_their_shares_and_who_is_out_stay
 
 def test_words_no_database_can_hold_are_kept_as_far_as_they_go(ledger: Ledger) -> None:
     ledger.open(june(), by="monthly")
-    ledger.apply("june", r.abort(june(), "nul \0 and half a pair \ud800 and 中文"), "\ud800nn", LATER)
+    ledger.apply("june", steering.abort(june(), "nul \0 and half a pair \ud800 and 中文"), "\ud800nn", LATER)
     assert ledger.history("june")[1].reason == "nul ? and half a pair ? and 中文"
     assert ledger.verify().ok
 

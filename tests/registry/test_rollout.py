@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from evermoe.errors import BadInput, Conflict
 from registry import rollout as r
+from registry import steering
 from registry.best_arm import Standing
 from registry.evidence import Verdict
 from registry.guardrails import Guarded
@@ -22,11 +23,11 @@ from registry.signals import Signal
 OPENED = datetime(2025, 6, 1, tzinfo=UTC)
 POLICY = Policy(alpha=0.05, shares=(0.05, 0.1, 0.25, 0.5), min_rewards_per_step=8, max_days=62)
 HAND: list[Callable[[Rollout], Decision]] = [
-    r.pause,
-    r.resume,
-    r.promote,
-    r.abort,
-    lambda x: r.set_share(x, 0.3),
+    steering.pause,
+    steering.resume,
+    steering.promote,
+    steering.abort,
+    lambda x: steering.set_share(x, 0.3),
     lambda x: r.make_way(x, verdict(), "2025-07"),
 ]
 
@@ -90,12 +91,12 @@ def test_a_paused_rollout_does_nothing_by_itself() -> None:
 
 
 def test_a_closed_rollout_is_never_reopened_by_late_evidence() -> None:
-    closed = transition(opened(), r.abort(opened()), OPENED)
+    closed = transition(opened(), steering.abort(opened()), OPENED)
     assert decided(closed, verdict("promote")).action == "hold"
 
 
 def test_a_share_set_by_hand_goes_on_up_the_ramp_from_there() -> None:
-    moved = transition(opened(), r.set_share(opened(), 0.15), OPENED + timedelta(days=2))
+    moved = transition(opened(), steering.set_share(opened(), 0.15), OPENED + timedelta(days=2))
     assert (moved.share, moved.step, moved.step_started_at) == (0.15, 1, OPENED + timedelta(days=2))
     assert decided(moved, verdict()).share == 0.25
 
@@ -103,13 +104,13 @@ def test_a_share_set_by_hand_goes_on_up_the_ramp_from_there() -> None:
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_a_share_that_compares_nothing_is_refused(share: float) -> None:
     with pytest.raises(BadInput, match="compares nothing"):
-        r.set_share(opened(), share)
+        steering.set_share(opened(), share)
 
 
 def test_pause_keeps_the_share_and_resume_goes_on() -> None:
-    paused = transition(opened(share=0.25), r.pause(opened()), OPENED)
+    paused = transition(opened(share=0.25), steering.pause(opened()), OPENED)
     assert (paused.status, paused.share) == ("paused", 0.25)
-    assert transition(paused, r.resume(paused), OPENED).status == "running"
+    assert transition(paused, steering.resume(paused), OPENED).status == "running"
 
 
 def test_an_undecided_rollout_makes_way_for_the_next_month_and_names_it() -> None:
@@ -135,9 +136,9 @@ def test_nothing_can_be_done_to_a_closed_rollout(status: Any, control: Callable[
 
 def test_what_is_paused_cannot_be_paused_and_what_runs_cannot_be_resumed() -> None:
     with pytest.raises(Conflict, match="cannot pause"):
-        r.pause(opened(status="paused"))
+        steering.pause(opened(status="paused"))
     with pytest.raises(Conflict, match="cannot resume"):
-        r.resume(opened())
+        steering.resume(opened())
 
 
 @pytest.mark.parametrize("action", ["advance", "share", "pause", "resume", "promote", "abort", "inconclusive"])
@@ -212,7 +213,7 @@ def test_with_its_budget_of_rewards_spent_the_champion_stays() -> None:
 
 
 def test_a_promoted_version_gives_way_again_in_its_first_days_and_only_for_a_guardrail() -> None:
-    promoted = transition(opened(), r.promote(opened()), OPENED)
+    promoted = transition(opened(), steering.promote(opened()), OPENED)
     assert r.guard(promoted, Watch(), POLICY, OPENED).action == "hold"
     decision = r.guard(promoted, STOP, POLICY, OPENED + timedelta(days=6))
     assert decision.action == "revert"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evermoe.errors import BadInput, Conflict
-from registry import rollout as r
+from registry import steering
 from registry.assignment import assign
 from registry.best_arm import Standing
 from registry.evidence import Evidence, Verdict
@@ -67,9 +67,9 @@ def test_shares_climb_a_step_of_the_ramp_at_a_time_and_beyond_its_top_go_where_t
 def test_nothing_moves_before_enough_rewards_or_by_less_than_is_worth_a_move() -> None:
     decision, rollout = after(opened(), standing(), rewards=23)
     assert (decision.cause, decision.reason.startswith("23 of 24 rewards"), rollout) == ("few", True, opened())
-    level = transition(opened(), r.set_share(opened(), 0.25, version="5"), OPENED)
+    level = transition(opened(), steering.set_share(opened(), 0.25, version="5"), OPENED)
     for version in ("6", "7"):
-        level = transition(level, r.set_share(level, 0.25, version=version), OPENED)
+        level = transition(level, steering.set_share(level, 0.25, version=version), OPENED)
     hardly = standing(wanted={"champion": 0.21, ARMS[0]: 0.29, ARMS[1]: 0.25, ARMS[2]: 0.25})
     decision, _ = after(level, hardly)
     assert (decision.action, decision.cause) == ("hold", "settled")
@@ -115,25 +115,25 @@ def test_the_winner_is_promoted_and_the_others_are_out() -> None:
 
 def test_by_hand_a_version_is_named_where_several_are_in() -> None:
     rollout = opened()
-    for steer in (r.promote, lambda one: r.set_share(one, 0.2)):
+    for steer in (steering.promote, lambda one: steering.set_share(one, 0.2)):
         with pytest.raises(BadInput, match=r"3 versions are on trial; say wh.*: 5, 6 or 7"):
             steer(rollout)
     with pytest.raises(BadInput, match="version 9 is not on trial in rollout june; name 5, 6 or 7"):
-        r.promote(rollout, version="9")
+        steering.promote(rollout, version="9")
     with pytest.raises(BadInput, match="leave the champion some"):
-        r.set_share(rollout, 0.9, version="6")
-    moved = transition(rollout, r.set_share(rollout, 0.2, version="6"), OPENED)
+        steering.set_share(rollout, 0.9, version="6")
+    moved = transition(rollout, steering.set_share(rollout, 0.2, version="6"), OPENED)
     assert shares_of(moved) == [0.05, 0.2, 0.05]
-    without = transition(moved, r.abort(moved, "odd answers", "6"), OPENED)
+    without = transition(moved, steering.abort(moved, "odd answers", "6"), OPENED)
     assert (without.status, without.challengers[1].out) == ("running", "odd answers")
     with pytest.raises(BadInput, match="version 6 is not on trial"):
-        r.promote(without, version="6")
-    won = transition(without, r.promote(without, "reviewed", "7"), OPENED)
+        steering.promote(without, version="6")
+    won = transition(without, steering.promote(without, "reviewed", "7"), OPENED)
     assert (won.challenger, won.challengers[0].out) == ("7", "version 7 was promoted")
-    assert transition(without, r.abort(without, "all wrong"), OPENED).status == "aborted"
-    alone = transition(without, r.abort(without, "wrong too", "5"), OPENED)
-    assert r.promote(alone).action == "promote"
-    assert transition(alone, r.abort(alone, "and the last", "7"), OPENED).status == "aborted"
+    assert transition(without, steering.abort(without, "all wrong"), OPENED).status == "aborted"
+    alone = transition(without, steering.abort(without, "wrong too", "5"), OPENED)
+    assert steering.promote(alone).action == "promote"
+    assert transition(alone, steering.abort(alone, "and the last", "7"), OPENED).status == "aborted"
 
 
 def test_the_budget_ends_it_and_the_champion_stays() -> None:
@@ -154,13 +154,13 @@ moves = st.tuples(
 def decided(rollout: Rollout, move: tuple[str, str, float], proof: Standing) -> Decision:
     """What a person, or the next look, makes of a rollout."""
     action, version, share = move
-    by_hand: dict[str, Any] = {"abort": r.abort, "promote": r.promote}
+    by_hand: dict[str, Any] = {"abort": steering.abort, "promote": steering.promote}
     if action in by_hand:
         return by_hand[action](rollout, "r", version)  # type: ignore[no-any-return]
     if action == "share":
-        return r.set_share(rollout, share, "r", version)
+        return steering.set_share(rollout, share, "r", version)
     if action in ("pause", "resume"):
-        return r.pause(rollout) if action == "pause" else r.resume(rollout)
+        return steering.pause(rollout) if action == "pause" else steering.resume(rollout)
     stop = Guarded("errors", action == "crossed", 0.4, 0.01, 999.0, "errors", f"challenger:{version}")
     return decide(rollout, proof, POLICY, OPENED, 100, Watch(guardrails=(stop,)))
 

@@ -10,8 +10,9 @@ from evermoe.errors import BadInput, Conflict, NotFound, NotReady
 from registry.best_arm import Standing
 from registry.controls import Controls
 from registry.evidence import Evidence
-from registry.rollout import Policy, Rollout, abort
+from registry.rollout import Policy, Rollout
 from registry.starting import start
+from registry.steering import abort
 
 OPENED = datetime(2025, 7, 1, 6, tzinfo=UTC)
 LATER = OPENED + timedelta(days=3)

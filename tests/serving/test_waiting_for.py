@@ -11,8 +11,9 @@ from registry.best_arm import Standing
 from registry.evidence import Evidence, Verdict
 from registry.guardrails import Guarded
 from registry.outlook import Weighed, outlook
-from registry.rollout import Policy, Rollout, Watch, new_rollout, set_share, transition
+from registry.rollout import Policy, Rollout, Watch, new_rollout, transition
 from registry.signals import Signal
+from registry.steering import set_share
 from serving.console import waits_for
 from serving.words import WORDS
 
