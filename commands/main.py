@@ -66,7 +66,7 @@ VERBS = {
         "commands.update:update", "Make this month's challenger: train, distil, pass the gates, register.", LOOP
     ),
     "rollout": Verb(
-        "commands.rollout:app", "See and steer the rollout: status, start, pause, share, promote, abort …", LOOP
+        "commands.rollout:app", "See and steer the rollout: status, start, share, promote, abort, revert …", LOOP
     ),
     "keys": Verb("commands.keys:app", "Say who may use the gateway: create, list and revoke API keys.", CARE),
     "log": Verb("commands.log:app", "Export the event log as Parquet files, and delete what was exported.", CARE),

@@ -35,8 +35,8 @@ HELP = "\n\n".join(
         "See and steer the trial of a challenger, or of several. Every change asks why, and the audit log keeps who, when and why.",
         "Shares move by themselves as the evidence allows, and a challenger takes over or goes home by itself; nothing of "
         "this is needed for that. Where you know better: [bold]share[/bold] moves one, [bold]pause[/bold] keeps all where they "
-        "are, [bold]abort[/bold] sends everyone back to the champion, [bold]promote[/bold] does not wait for proof. Where "
-        "several versions are on trial, name the one you mean.",
+        "are, [bold]abort[/bold] sends everyone back to the champion, [bold]promote[/bold] does not wait for proof, "
+        "[bold]revert[/bold] takes the last promotion back. Where several versions are on trial, name the one you mean.",
         "The same buttons are in the console, which the gateway serves at / (docs/console.md).",
     )
 )
@@ -220,6 +220,32 @@ def abort(
     from registry import steering
 
     steer(home, by, reason, as_json, lambda rollout, why: steering.abort(rollout, why, version))
+
+
+@app.command()
+def revert(
+    reason: Annotated[str | None, REASON] = None,
+    by: Annotated[str | None, BY] = None,
+    home: Annotated[Path | None, HOME] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Take the last promotion back: the champion before it answers everyone again."""
+    why = stated(reason)
+    from flows.runtime.parts import policy_of
+    from registry import steering
+    from registry.controls import Controls
+    from registry.outlook import weighed
+
+    with parts_of(home) as parts:
+        last = next(reversed(parts.ledger.list()), None)
+        if last is None:
+            raise NotReady("there was no rollout yet, so no promotion to take back")
+        controls, decision = Controls(parts.ledger, parts.versions, parts.tracking), steering.revert(last, why)
+        controls.check_in_place(last)
+        assert last.closed_at is not None
+        proof = weighed(last, parts.events.rewards(last.id), policy_of(parts.params), last.closed_at).standing
+        after = controls.apply(last, decision, signed(by), datetime.now(UTC), proof)
+    tell(after, as_json, f"rollout {after.id} is {after.status}: version {after.champion} answers everyone again")
 
 
 def steer(

@@ -80,6 +80,19 @@ class Controls:
         self.tracking.look(rollout, proof, now)
         self._tell(rollout)
 
+    def check_in_place(self, promoted: Rollout) -> None:
+        """Raise `Conflict` unless the version that a rollout promoted is champion still, and `NotFound` where the one before it
+        is gone: a person may have moved the alias, or deleted a version."""
+        self._settle_aliases(self.ledger.list())  # a promotion may have reached the ledger and not yet the alias
+        champion = self.versions.champion()
+        if champion is None or champion.version != promoted.challenger:
+            now = f"version {champion.version}" if champion else "none"
+            raise Conflict(
+                f"rollout {promoted.id} promoted version {promoted.challenger}, but the champion is {now} by now; there is "
+                "nothing to take back"
+            )
+        self.versions.get(promoted.champion)
+
     def settle(self) -> None:
         """Make the aliases and MLflow's runs say what the ledger says, where a process died or MLflow failed before they did.
 

@@ -151,7 +151,8 @@ class Ledger:
         person decided: whoever holds the lease is fenced.
 
         `revision` is the one the decision was made on: when the rollout has changed since, the decision is stale and
-        `Conflict` is raised. None decides on whatever stands. Raises `NotFound`, and `Conflict` when the state forbids it.
+        `Conflict` is raised. None decides on whatever stands. Raises `NotFound`, and `Conflict` when the state forbids it, or
+        a promotion would be taken back after another rollout was opened.
         """
         with self._writing() as db:
             before = _found(db, rollout_id)
@@ -164,6 +165,8 @@ class Ledger:
             after = transition(before, decision, now)
             if after is before:
                 return before
+            if decision.action == "revert":
+                _require_last(db, before)
             if held is None:
                 lease.take_over(db, by, now)
             changed = db.execute(
@@ -322,6 +325,15 @@ def _found(db: Connection, rollout_id: str) -> Rollout:
     if row is None:
         raise NotFound(f"no rollout {rollout_id!r}; `evermoe rollout history` lists them")
     return _rollout(row)
+
+
+def _require_last(db: Connection, rollout: Rollout) -> None:
+    """Raise `Conflict` where another rollout was opened since: its trial is against the version that this one promoted."""
+    opened = sa.select(AUDIT.c.rollout).where(AUDIT.c.action == "open").order_by(AUDIT.c.number.desc())
+    if (last := db.scalar(opened.limit(1))) not in (None, rollout.id):
+        raise Conflict(
+            f"cannot revert rollout {rollout.id}: rollout {last} was opened since; abort that one, if it is open"
+        )
 
 
 def _values(rollout: Rollout) -> dict[str, Any]:

@@ -149,6 +149,11 @@ class Rollout(Tried):
         """Whether units still meet a challenger."""
         return self.status in OPEN
 
+    @property
+    def serves(self) -> str:
+        """The version that a closed rollout leaves in place."""
+        return self.challenger if self.status == "promoted" else self.champion
+
     def version(self, arm: str) -> str:
         """The version that an arm's units meet."""
         return {CHAMPION: self.champion, **{one.arm: one.version for one in self.challengers}}[arm]

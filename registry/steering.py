@@ -71,6 +71,12 @@ def abort(rollout: Rollout, reason: str = "aborted by hand", version: str | None
     return replace(decision, reason=reason)
 
 
+def revert(rollout: Rollout, reason: str = "reverted by hand") -> Decision:
+    """Take a promotion back: the champion before it answers everyone again. Raises `Conflict` unless promoted."""
+    require(rollout, "revert", ("promoted",))
+    return Decision("revert", 0.0, reason)
+
+
 def _chosen(rollout: Rollout, version: str | None, what: str) -> Challenger:
     """The challenger that a person means."""
     inside = rollout.inside

@@ -104,6 +104,8 @@ class Page:
     actions: tuple[str, ...]
     policy: Policy
     startable: tuple[tuple[Version, str], ...]
+    revertible: Rollout | None
+    """The last promotion, where it can be taken back by hand."""
     watched: Rollout | None
     """The last promotion, while its guardrails may still bring the champion before it back."""
     history: tuple[AuditRow, ...]
@@ -167,6 +169,7 @@ async def render(request: Request, said: str = "", status: int = 200) -> Respons
         actions=_actions(current) if current and steers else (),
         policy=rollouts.policy,
         startable=_startable(registered, champion, every or ()) if steers and current is None else (),
+        revertible=_revertible(every or (), champion) if steers else None,
         watched=_watched(every or (), rollouts.policy, now),
         history=(history or ())[:DECISIONS],
         registered=registered,
@@ -236,8 +239,13 @@ def named_in(rollout: Rollout, ahead: Outlook | None = None, version: str | None
 
 def _actions(rollout: Rollout) -> tuple[str, ...]:
     hidden = "resume" if rollout.status == "running" else "pause"
-    shown = [action for action in CONTROLS if action != hidden]
+    shown = [action for action in CONTROLS if action not in (hidden, "revert")]
     return tuple(sorted(shown, key=("share", "pause", "resume", "promote", "abort").index))
+
+
+def _revertible(rollouts: tuple[Rollout, ...], champion: str | None) -> Rollout | None:
+    """The rollout opened last, if the version that it promoted is in place."""
+    return next((last for last in rollouts[:1] if last.status == "promoted" and last.serves == champion), None)
 
 
 def _watched(rollouts: tuple[Rollout, ...], policy: Policy, now: datetime) -> Rollout | None:

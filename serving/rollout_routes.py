@@ -25,8 +25,8 @@ from serving.openapi import takes
 from serving.rollouts import Rollouts
 
 router = APIRouter(prefix="/v1/rollouts")
-FINAL = ("promote", "abort")
-"""What cannot be taken back: a person is asked once more."""
+FINAL = ("promote", "abort", "revert")
+"""What moves everyone at once: a person is asked once more."""
 
 
 @router.get("", dependencies=[needs("read")])
@@ -61,10 +61,10 @@ async def start(request: Request) -> Response:
 
 @router.post("/{id}/{action}", dependencies=[needs("steer")], openapi_extra=takes(ControlBody))
 async def control(request: Request, id: str, action: str) -> Response:
-    """Pause, resume, share, promote or abort. Answers the rollout after it; a form is sent back to the console.
+    """Pause, resume, share, promote, abort or revert. Answers the rollout after it; a form is sent back to the console.
 
     The audit names the caller's key; where there is none, whoever the body says. With `revision`, nothing is done to a
-    rollout that has changed since. A form that promotes or aborts is asked once more first.
+    rollout that has changed since. A form that promotes, aborts or reverts is asked once more first.
     """
     rollouts: Rollouts = request.app.state.rollouts
     try:

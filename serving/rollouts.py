@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
 
-from evermoe.errors import BadInput, Conflict, NotReady
+from evermoe.errors import BadInput, Conflict, NotFound, NotReady
 from monitoring.events import Counts, EventLog
 from monitoring.expert_rewards import ExpertRewards, compare
 from monitoring.glance import Glance, glance
 from registry import starting, steering
 from registry.best_arm import Standing
 from registry.controls import Controls
-from registry.ledger import AuditRow, Plan
+from registry.ledger import AuditRow
 from registry.looks import Look, Looks
 from registry.outlook import Weighed, arms_of, in_time, weighed
 from registry.rollout import Decision, Policy, Rollout, Watch
@@ -28,7 +28,7 @@ from registry.watching import watch
 from serving.router import Deployment
 
 log = logging.getLogger("evermoe.serving")
-Control = Literal["pause", "resume", "share", "promote", "abort"]
+Control = Literal["pause", "resume", "share", "promote", "abort", "revert"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 
 
@@ -63,7 +63,7 @@ class Rollouts:
 
     def __init__(self, controls: Controls, events: EventLog, policy: Policy) -> None:
         self._controls, self._ledger, self._events, self.policy = controls, controls.ledger, events, policy
-        self._on_trial: Plan | None = None
+        self._followed: str | None = None  # the rollout whose end the alias may not say yet
         self._looks: tuple[str, Looks] | None = None
 
     def deployment(self) -> Deployment:
@@ -73,24 +73,28 @@ class Rollouts:
         """
         plan = self._ledger.plan()
         if plan is not None:
-            self._on_trial = plan
+            self._followed = plan.rollout
             return Deployment(plan.champion, plan)
-        last = self._on_trial
-        ended = self._ledger.get(last.rollout) if last is not None else None
-        promoted = ended.challenger if ended is not None and ended.status == "promoted" else None
+        ended = self._ledger.get(self._followed) if self._followed is not None else None
+        moved = ended is not None and ended.status in ("promoted", "reverted")
         try:
             champion = self._controls.versions.champion()
         except Exception:
             # Whatever MLflow and its client raise when they are down: the ledger is the truth, the alias follows from it.
-            if last is None:
+            if ended is None:
                 raise
-            return Deployment(promoted or last.champion)
+            return Deployment(ended.serves)
         if champion is None:
             raise NotReady("no champion is registered; run `evermoe demo`, or `dvc repro` to make a base")
-        if last and promoted and champion.version == last.champion:
-            # A promotion closes the ledger first and moves the alias after: do not go back for that moment.
-            return Deployment(promoted)
-        self._on_trial = None
+        if (
+            ended
+            and moved
+            and champion.version in (ended.champion, ended.challenger)
+            and champion.version != ended.serves
+        ):
+            # A promotion, or its way back, is in the ledger first and moves the alias after: do not go back for that moment.
+            return Deployment(ended.serves)
+        self._followed = None
         return Deployment(champion.version)
 
     def all(self) -> tuple[Rollout, ...]:
@@ -168,7 +172,8 @@ class Rollouts:
         Raises `NotFound`, `BadInput`, and `Conflict` when its state forbids it or it has changed since that revision.
         """
         rollout = self._seen(id, revision)
-        decision, proof = _decision(rollout, action, reason, share, version), self.standing(rollout, now)
+        decision = self._decision(rollout, action, reason, share, version)
+        proof = self.standing(rollout, rollout.closed_at or now)
         try:
             return self._controls.apply(rollout, decision, by=by, now=now, proof=proof)
         except Exception as error:
@@ -176,13 +181,14 @@ class Rollouts:
             if after.revision == rollout.revision or isinstance(error, Conflict):
                 raise
             # The ledger is the truth and has it; what failed is telling MLflow.
+            self._followed = id
             log.warning("rollout %s: %s is carried out, but MLflow does not say so yet: %s", id, action, error)
             return after
 
     def foresee(self, id: str, action: str, reason: str, revision: int | None, version: str | None) -> Rollout:
         """The rollout that `control` would act on; raises as it would. Changes nothing."""
         rollout = self._seen(id, revision)
-        _decision(rollout, action, reason, None, version)
+        self._decision(rollout, action, reason, None, version)
         return rollout
 
     def _seen(self, id: str, revision: int | None) -> Rollout:
@@ -193,6 +199,19 @@ class Rollouts:
             )
         return rollout
 
+    def _decision(
+        self, rollout: Rollout, action: str, reason: str, share: float | None, version: str | None
+    ) -> Decision:
+        decision = _decision(rollout, action, reason, share, version)
+        if action == "revert":
+            try:
+                self._controls.check_in_place(rollout)
+            except (Conflict, NotFound):
+                raise
+            except Exception as error:  # whatever MLflow and its client raise when they are down; the ledger decides
+                log.warning("rollout %s: MLflow does not say who is champion: %s", rollout.id, error)
+        return decision
+
 
 def _decision(rollout: Rollout, action: str, reason: str, share: float | None, version: str | None) -> Decision:
     if action == "share":
@@ -201,6 +220,8 @@ def _decision(rollout: Rollout, action: str, reason: str, share: float | None, v
         return steering.set_share(rollout, share, reason, version)
     if action not in CONTROLS:
         raise BadInput(f"{action!r} is nothing one can do to a rollout; use one of {', '.join(CONTROLS)}")
+    if action == "revert":
+        return steering.revert(rollout, reason)
     if not rollout.open:
         raise Conflict(f"cannot {action} rollout {rollout.id}: it is {rollout.status}")
     if action in ("pause", "resume"):

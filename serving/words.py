@@ -88,6 +88,11 @@ WORDS: dict[Language, dict[str, str]] = {
         "proof_now": "What the feedback proves by now",
         "yes_promote": "Yes, promote version {challenger}",
         "yes_abort": "Yes, abort",
+        "do_revert": "Take the promotion back",
+        "what_revert": "Version {champion} answers everyone again, as before version {challenger} was promoted. Version "
+        "{challenger} cannot be tried against it once more.",
+        "ask_revert": "Go back from version {challenger} to version {champion}?",
+        "yes_revert": "Yes, version {champion} answers everyone",
         "back": "Back, change nothing",
         # the evidence
         "lift": "Lift of the challenger",
@@ -297,6 +302,10 @@ WORDS: dict[Language, dict[str, str]] = {
         "proof_now": "目前反馈所证明的",
         "yes_promote": "确认，让版本 {challenger} 转正",
         "yes_abort": "确认中止",
+        "do_revert": "撤回转正",
+        "what_revert": "恢复由版本 {champion} 应答所有用户，如版本 {challenger} 转正之前。版本 {challenger} 不能再与它对照试验。",
+        "ask_revert": "从版本 {challenger} 回到版本 {champion}？",
+        "yes_revert": "确认，由版本 {champion} 应答所有用户",
         "back": "返回，不做更改",
         "lift": "挑战者的提升",
         "lift_is": "平均得分之差为 {lift}；以 {confidence} 的置信度（对所有查看时刻同时成立）介于 {low} 与 {high} 之间。",

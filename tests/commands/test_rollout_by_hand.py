@@ -126,18 +126,26 @@ def test_several_versions_are_started_together_and_each_is_steered_by_its_name(
     assert "odd answers" in shown
     assert "is not on trial" in refused(capsys, "promote", "3", "--reason", "r")
     assert "is promoted" in told(capsys, "promote", "--reason", "the other one", "--by", "bob")
-    rows = json.loads(told(capsys, "history", "--json"))["decisions"][-4:]
+    assert "version 1 answers everyone again" in told(
+        capsys, "revert", "--reason", "it was the wrong one", "--by", "bob"
+    )
+    assert "cannot revert" in refused(capsys, "revert", "--reason", "r")
+    assert json.loads(told(capsys, "status", "--json"))["champion"] == "1"
+    rows = json.loads(told(capsys, "history", "--json"))["decisions"][-5:]
     assert [(row["action"], row["shares"]["3"]) for row in rows] == [
         ("open", 0.05),
         ("share", 0.2),
         ("drop", 0.0),
         ("promote", 0.0),
+        ("revert", 0.0),
     ]
     assert "0 units gave feedback in this rollout" in refused(capsys, "replay")
     assert "the audit chain is whole" in told(capsys, "history")
 
 
-@pytest.mark.parametrize("verb", ["start", "status", "share", "pause", "resume", "promote", "abort", "history"])
+@pytest.mark.parametrize(
+    "verb", ["start", "status", "share", "pause", "resume", "promote", "abort", "revert", "history"]
+)
 def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     said = told(capsys, verb, "--help")
     assert "--json" in said

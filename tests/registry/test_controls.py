@@ -107,6 +107,23 @@ def test_a_way_back_that_stopped_before_the_alias_is_made_good_once(controls: Co
     assert aliases(controls) == ("2", None)
 
 
+def test_a_promotion_is_not_taken_back_under_another_rollout(controls: Controls) -> None:
+    decision = taken_back(controls)
+    controls.ledger.open(new_rollout("july", "2025-07", "2", "3", "other", Policy(), LATER), by="flow monthly")
+    with pytest.raises(Conflict, match="cannot revert rollout june: rollout july was opened since"):
+        controls.apply(controls.ledger.get("june"), decision, "ann", LATER, verdict())
+    assert aliases(controls)[0] == "2"
+
+
+def test_what_was_promoted_is_in_place_as_long_as_nobody_chose_another(controls: Controls) -> None:
+    taken_back(controls)
+    promoted = controls.ledger.get("june")
+    controls.check_in_place(promoted)
+    controls.versions.set_alias("champion", "1")
+    with pytest.raises(Conflict, match="the champion is version 1 by now; there is nothing to take back"):
+        controls.check_in_place(promoted)
+
+
 @pytest.mark.parametrize("decide", [steering.promote, steering.pause, lambda rollout: steering.set_share(rollout, 0.3)])
 def test_a_decision_is_carried_out_once_and_to_the_end_however_often_it_is_tried_again(
     controls: Controls, tmp_path: Path, decide: Callable[[Rollout], Decision]

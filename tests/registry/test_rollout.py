@@ -227,6 +227,14 @@ def test_a_promoted_version_gives_way_again_in_its_first_days_and_only_for_a_gua
 def test_only_a_promotion_can_be_gone_back_from(status: Any) -> None:
     with pytest.raises(Conflict, match="cannot revert"):
         transition(opened(status=status), Decision("revert", 0.0, "late"), OPENED)
+    with pytest.raises(Conflict, match="cannot revert"):
+        steering.revert(opened(status=status))
+
+
+def test_by_hand_a_promotion_is_gone_back_from_at_any_time() -> None:
+    promoted = transition(opened(), steering.promote(opened()), OPENED)
+    late = transition(promoted, steering.revert(promoted, "odd answers"), OPENED + timedelta(days=300))
+    assert (late.status, late.serves, late.reason) == ("reverted", "1", "odd answers")
 
 
 @pytest.mark.parametrize("wrong", [{"floor": 0.0}, {"floor": 0.6}, {"least_move": -0.1}, {"least_move": 1.0}])
