@@ -21,6 +21,8 @@ LASTS, PATIENCE = 3.0, 0.25
 """Seconds: how old figures may be before newer ones are made, and how long a page waits for those."""
 ANEW_SECONDS = 5.0
 """How long a page waits for what it reads anew: a database that is there and says nothing must not keep it for ever."""
+WEIGHING_SECONDS = 30.0
+"""The same for who wants the newest verdict itself, which takes seconds of weighing on a long log."""
 T = TypeVar("T")
 
 
@@ -60,15 +62,13 @@ class Figures:
         )
         return Shown(proof, watch, traffic, registered)
 
-    async def anew(self, read: Callable[[], T]) -> T:
-        """What `read` says now. Raises what it raises, and `StorageUnavailable` where it takes too long."""
+    async def anew(self, read: Callable[[], T], seconds: float = ANEW_SECONDS) -> T:
+        """What `read` says now. Raises what it raises, and `StorageUnavailable` where it takes more than so many seconds."""
         try:
-            async with asyncio.timeout(ANEW_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await asyncio.get_running_loop().run_in_executor(self._state_reader, read)
         except TimeoutError:
-            raise StorageUnavailable(
-                f"the database did not answer within {ANEW_SECONDS:g} s, and what it would tell is missing here"
-            ) from None
+            raise StorageUnavailable(f"the database did not answer within {seconds:g} s; ask again later") from None
 
     async def _registry(self) -> Latest[Registered]:
         return await self._registered.get("registry", self._rollouts.registered, self._patience)

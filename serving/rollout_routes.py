@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -20,6 +21,7 @@ from registry.rollout import Rollout, content_of
 from serving import console
 from serving.access import Caller, needs
 from serving.bodies import ControlBody, StartBody, check, read, read_form
+from serving.figures import WEIGHING_SECONDS, Figures
 from serving.gateway import Gateway
 from serving.openapi import takes
 from serving.rollouts import Rollouts
@@ -31,15 +33,18 @@ FINAL = ("promote", "abort", "revert")
 
 @router.get("", dependencies=[needs("read")])
 async def list_rollouts(request: Request) -> dict[str, Any]:
-    """All rollouts, the newest first; the open one with its verdict, and that on each challenger."""
+    """All rollouts, the newest first; the open one with its verdict, and that on each challenger.
+
+    A database that does not answer is waited for no longer than anyone would: 503, with `Retry-After`.
+    """
     rollouts: Rollouts = request.app.state.rollouts
+    figures: Figures = request.app.state.figures
     now = _now(request)
-    every = await asyncio.to_thread(rollouts.all)
-    shapes = [
-        _shape(rollout, await asyncio.to_thread(rollouts.standing, rollout, now) if rollout.open else None)
-        for rollout in every
-    ]
-    return {"object": "list", "data": shapes}
+    proofs: dict[str, Standing] = {}
+    for rollout in (every := await figures.anew(rollouts.all)):
+        if rollout.open:
+            proofs[rollout.id] = await figures.anew(partial(rollouts.standing, rollout, now), WEIGHING_SECONDS)
+    return {"object": "list", "data": [_shape(rollout, proofs.get(rollout.id)) for rollout in every]}
 
 
 @router.post("", dependencies=[needs("steer")], openapi_extra=takes(StartBody))

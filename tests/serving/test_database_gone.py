@@ -153,6 +153,9 @@ def test_a_database_that_is_there_and_does_not_answer_is_waited_for_no_longer_th
     refused = served.http.post("/v1/classify", json=question)
     assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
     assert "did not confirm within 1 s" in refused.json()["error"]["message"]
+    listed = served.http.get("/v1/rollouts", timeout=30)
+    assert (listed.status_code, "Retry-After" in listed.headers) == (503, True)
+    assert "did not answer within 5 s" in listed.json()["error"]["message"]
     assert {served.http.get(path).status_code for path in ("/health", "/ready", "/metrics", "/v1/models")} == {200}
     page = served.http.get("/", timeout=30)
     assert (page.status_code, "The database did not answer within 5 s" in page.text) == (200, True)
