@@ -12,7 +12,8 @@ With several challengers there is such a bet for each arm, on whether a unit mee
 one as good (a mean of e-values is an e-value).
 
 **Crossed units.** A unit that met arms at shares at which no point on the line has met them all: two gateways with different
-plans, salts or names of units. There is no healthy reason for it.
+plans, salts or names of units. There is no healthy reason for it. The rule is here; `EventLog.units` is a sieve before it in
+the database, which leaves out the moves that it knows to be healthy, so that not every row is read.
 
 Where they fail: a fault that hits both arms alike is no fault of the ratio; one that began late is diluted by the units before it.
 """

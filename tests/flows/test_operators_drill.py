@@ -14,12 +14,13 @@ import pytest
 from evermoe.settings import settings
 from flows.lineage.candidate import LOADER
 from flows.runtime.parts import Parts, open_parts, policy_of
-from monitoring.events import Feedback, Request
+from monitoring.events import Feedback
 from registry import steering
 from registry.best_arm import Standing
 from registry.controls import Controls
 from registry.evidence import Evidence
 from registry.rollout import new_rollout
+from tests.monitoring.rows_for_tests import a_request
 
 LOOK = timedelta(minutes=10)
 STATED = 2 * LOOK
@@ -51,26 +52,10 @@ def ask(parts: Parts, number: int, at: datetime, broken: str) -> None:
     assert champion is not None
     version = champion.version
     error = "RuntimeError: weights" if version == broken and number % 2 else None
-    row = Request(
-        id=f"r{number}",
-        at=at,
-        kind="classify",
-        unit=f"unit-{number}",
-        unit_given=True,
-        input="fix the vlan",
-        output="" if error else "net.switch",
-        scores=None,
-        rollout=plan.rollout if plan else None,
-        arm="champion",
-        version=version,
-        propensity=1.0 - plan.share if plan else 1.0,
-        latency_ms=9.0,
-        prompt_tokens=4,
-        output_tokens=1,
-        experts=(),
-        error=error,
-    )
-    parts.events.record(row)
+    propensity, trial = (1.0 - plan.share, plan.rollout) if plan else (1.0, None)
+    met = {"rollout": trial, "arm": "champion", "version": version, "propensity": propensity}
+    output = "" if error else "network"
+    parts.events.record(a_request(f"r{number}", at=at, unit=f"unit-{number}", output=output, error=error, **met))
 
 
 @pytest.mark.slow

@@ -15,10 +15,11 @@ import pytest
 from evermoe.settings import settings
 from flows.lineage.candidate import LOADER
 from flows.runtime.parts import Parts, open_parts, policy_of
-from monitoring.events import Feedback, Request
+from monitoring.events import Feedback
 from registry.assignment import assign
 from registry.controls import Controls
 from registry.rollout import new_rollout
+from tests.monitoring.rows_for_tests import a_request
 
 OPENED = datetime(2025, 6, 1, tzinfo=UTC)
 PLEASED = {"1": 0.5, "2": 0.45, "3": 0.95, "4": 0.5}
@@ -52,27 +53,9 @@ def ask(parts: Parts, number: int, at: datetime, draw: np.random.Generator) -> N
     arm, propensity = assign(plan.salt, f"unit-{number}", plan.shares)
     version = plan.versions[arm]
     error = "RuntimeError: weights" if version == BROKEN and number % 2 else None
-    row = Request(
-        id=f"r{number}",
-        at=at,
-        kind="classify",
-        unit=f"unit-{number}",
-        unit_given=True,
-        input="fix the vlan",
-        output="" if error else "net.switch",
-        scores=None,
-        rollout=plan.rollout,
-        arm=arm,
-        version=version,
-        propensity=propensity,
-        latency_ms=9.0,
-        prompt_tokens=4,
-        output_tokens=1,
-        experts=(),
-        error=error,
-        shares=plan.logged,
-    )
-    parts.events.record(row)
+    met = {"rollout": plan.rollout, "arm": arm, "version": version, "propensity": propensity, "shares": plan.logged}
+    output = "" if error else "network"
+    parts.events.record(a_request(f"r{number}", at=at, unit=f"unit-{number}", output=output, error=error, **met))
     if not error:
         parts.events.record(Feedback(f"k{number}", f"r{number}", at, float(draw.random() < PLEASED[version]), None))
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.events import Met, Units
-from registry.assignment import assign
+from monitoring.events import EventLog, Met, Units
+from registry.assignment import assign, whole
 from registry.betting import SHIFT_WEIGHTS, Floats, log_ratio_of_counts
 from registry.signals import ALPHA, crossed, sample_ratio
+from tests.monitoring.rows_for_tests import a_request
 
 
 @dataclass(frozen=True)
@@ -148,3 +152,27 @@ def test_with_one_challenger_the_mean_of_both_arms_bets_is_the_bet_on_either() -
     met = sum(one.arm == "challenger" for one in lone)
     e_value = math.exp(float(log_ratio_of_counts(np.array([0.4]), np.array([met]), np.array([500 - met]))))
     assert f"e-value {e_value:.3g}," in sample_ratio(lone).reason
+
+
+@pytest.mark.parametrize("arms", [["challenger"], ["challenger:5", "challenger:6", "challenger:7"]])
+def test_what_the_log_leaves_out_before_the_rule_is_asked_did_not_cross(tmp_path: Path, arms: list[str]) -> None:
+    """The sieve in the database hands out every unit that the rule finds, whatever the arms that units met."""
+    draw, met = random.Random(len(arms)), dict[str, list[Met]]()
+    with EventLog(f"sqlite:///{tmp_path / 'events.db'}") as log:
+        for number in range(600):
+            unit = f"u{draw.randrange(200)}"
+            parts = [draw.choice((0.0, 0.1, 0.25, 0.3)) for _ in arms]
+            shares = whole(dict(zip(arms, parts, strict=True)))
+            arm = draw.choice([arm for arm, share in shares.items() if share > 0.0])
+            one = Met(arm, shares[arm], shares if len(arms) > 1 else None)
+            met.setdefault(unit, []).append(one)
+            log.append(
+                a_request(
+                    f"r{number}", unit=unit, arm=arm, propensity=one.propensity, shares=one.shares, rollout="june"
+                )
+            )
+        log.record(a_request("last", arm="apart", rollout="june"))
+        sieved = log.units("june")
+    everything = Units(len(met), tuple(map(tuple, met.values())))
+    assert crossed(sieved).reason == crossed(everything).reason
+    assert 0 < len(sieved.moved) < len(everything.moved)
