@@ -98,6 +98,8 @@ class Page:
     done: str
     problems: tuple[str, ...]
     champion: str | None
+    holdout: float
+    """The share of the units that take no part in any rollout."""
     counts: Counts | None
     queue: int
     trial: Trial | None
@@ -163,6 +165,7 @@ async def render(request: Request, said: str = "", status: int = 200) -> Respons
         done=done if done in TOLD else "",
         problems=tuple(dict.fromkeys(problems)),
         champion=current.champion if current else champion,
+        holdout=gateway.router.holdout,
         counts=counts,
         queue=gateway.engine.waiting,
         trial=_trial(current, shown, rollouts.policy, history or (), now) if current else None,

@@ -95,6 +95,11 @@ class Router:
         self._reader = ThreadPoolExecutor(1, "plan")
 
     @property
+    def holdout(self) -> float:
+        """The share of the units that take no part in any rollout."""
+        return self._apart.holdout
+
+    @property
     def deployment(self) -> Deployment | None:
         """The deployment in force; None until the first one is loaded."""
         return self._standing.deployment if self._standing else None

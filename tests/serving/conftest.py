@@ -24,6 +24,7 @@ from evermoe.settings import ROOT
 from model import LanguageModel, from_pretrained
 from monitoring.events import EventLog
 from monitoring.keys import Role
+from registry.assignment import Apart
 from registry.controls import Controls
 from registry.ledger import Ledger
 from registry.rollout import Policy, Rollout, new_rollout
@@ -128,6 +129,7 @@ def start(home: Path) -> Iterator[Callable[..., Served]]:
             database: str | None = None,
             feedback_window: timedelta | None = None,
             limits: Limits | None = None,
+            apart: Apart = Apart(),
         ) -> Served:
             url, tracking_uri = database or f"sqlite:///{home / 'events.db'}", f"sqlite:///{home / 'mlflow.db'}"
             versions = Versions(tracking_uri, artifacts=home / "artifacts")
@@ -136,7 +138,7 @@ def start(home: Path) -> Iterator[Callable[..., Served]]:
             controls = Controls(ledger, versions, tracking)
             engine = Engine(lambda version: from_pretrained(versions.weights(version)), threads=1, waiting=waiting)
             rollouts = Rollouts(controls, events, Policy())
-            router = Router(rollouts.deployment, engine, every=0.05, reload_after=0.0)
+            router = Router(rollouts.deployment, engine, every=0.05, reload_after=0.0, apart=apart)
             app = create_app(
                 engine=engine, router=router, events=events, rollouts=rollouts, limits=limits, replay=replay
             )

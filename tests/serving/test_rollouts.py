@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import httpx
 import pytest
 
+from registry.assignment import Apart
 from registry.rollout import Policy
 from serving.rollouts import Rollouts
 from serving.router import Deployment
@@ -249,6 +250,14 @@ def test_the_console_shows_the_rollout_its_arms_and_its_decisions(served: Served
         assert words in page.said
     assert "Resume" in page.said
     assert page.fetched == ["data:,"]
+
+
+def test_the_console_says_which_share_is_held_out_where_one_is(start: Callable[..., Served]) -> None:
+    served = start(apart=Apart(holdout=0.1))
+    served.open_rollout(share=0.3)
+    said = Text(served.http.get("/").text).said
+    assert "Version 2 meets 30% of the users" in said
+    assert "10% of all users are held out of rollouts: they meet version 1" in said
 
 
 def test_the_console_without_a_rollout_says_so(served: Served) -> None:
