@@ -169,7 +169,7 @@ def running(app: FastAPI) -> Iterator[str]:
     port = listener.getsockname()[1]
     thread.start()
     try:
-        wait_for(lambda: server.started or not thread.is_alive())
+        wait_for(lambda: server.started or not thread.is_alive(), 120.0)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
