@@ -3,8 +3,8 @@
     python -m benchmarks.checks [--repository PATH] [--seeds N] [--rows N] [--json]
 
 Streams: the change notes of `ansible` with their collection as the label (the demo's task), and the same notes with their kind
-(bugfixes, minor_changes ...) instead: few labels, which overlap. With `--repository` also the commits of a Git repository, where
-a few authors send most; its months of `min_rows` commits or more are looked at.
+(bugfixes, minor_changes ...) instead: few labels, which overlap. With `--repository` the commits of a Git repository in their
+place, where a few authors send most; its months of `min_rows` commits or more are looked at.
 
 The poisons, each in every month: labels flipped at random (30% and 15%, to any other label known, `--seeds` draws); the texts
 replaced by messages in another language (Django's translations, brought once like the stream), all or half of them; one unit
@@ -231,7 +231,7 @@ def gate_chances(limit: float, points: float = 30.0) -> list[Chance]:
 def main() -> None:
     """Both streams, and the gate, as tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--repository", type=Path, help="look at the commits of this Git repository too")
+    parser.add_argument("--repository", type=Path, help="look at the commits of this Git repository")
     parser.add_argument("--seeds", type=int, default=3, help="how often each month's labels are flipped anew")
     parser.add_argument("--rows", type=int, help="thin each month that is looked at to so many rows")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -239,9 +239,10 @@ def main() -> None:
     silence()
     cache = settings().cache
     policy = CheckPolicy(**load_params().checks.model_dump())
-    streams = {"ansible, by collection": collections(cache), "ansible, by kind of change": kinds(cache)}
     if options.repository:
-        streams["commits"] = commits(options.repository)
+        streams = {"commits": commits(options.repository)}
+    else:
+        streams = {"ansible, by collection": collections(cache), "ansible, by kind of change": kinds(cache)}
     found = {
         name: measure(
             months, policy, cache, options.seeds, policy.min_rows if name == "commits" else LEAST, options.rows
