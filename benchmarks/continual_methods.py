@@ -15,7 +15,16 @@ from torch import Tensor
 from evermoe.settings import Params
 from flows.learning.base import learn
 from flows.learning.examples import split
-from flows.learning.update import Material, Mixture, averaged, compose, learn_month, recipe_of, teach_challenger
+from flows.learning.update import (
+    Material,
+    Mixture,
+    assured,
+    averaged,
+    compose,
+    learn_month,
+    recipe_of,
+    teach_challenger,
+)
 from model import Example, LanguageModel, Step
 from model.batches import Batch, Lesson, collate, steps_of
 from model.curriculum import one_stage
@@ -125,8 +134,8 @@ def not_averaged(champion: LanguageModel, month: Month, meter: Meter) -> Languag
 
 def ours(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     """The monthly update."""
-    guided = not_averaged(champion, month, meter)
-    return averaged(champion, guided, month.material(), month.params.update)[0]
+    guided, material = not_averaged(champion, month, meter), month.material()
+    return assured(champion, averaged(champion, guided, material, month.params.update)[0], material)
 
 
 def from_scratch(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
+from model.calibration import calibration_error, calibration_noise
 from model.language import Classification, LanguageModel
 from model.mixture import Example
 
@@ -71,31 +72,6 @@ def score(examples: Sequence[Example], answers: Sequence[Classification], kept_m
         answers=tuple(answered),
         asked=tuple(examples),
     )
-
-
-BINS = 10
-
-
-def calibration_error(sure: np.ndarray, hit: np.ndarray) -> float:
-    """Expected calibration error: mean gap between certainty and accuracy over equal-width bins (Guo et al., arXiv 1706.04599)."""
-    which = _bin(sure)
-    gaps = [abs(sure[which == b].mean() - hit[which == b].mean()) * (which == b).mean() for b in np.unique(which)]
-    return float(sum(gaps))
-
-
-def calibration_noise(sure: np.ndarray) -> float:
-    """The mean of `calibration_error` when each answer is right with just the probability that its certainty says.
-
-    A bin's hits are then a sum of independent draws, whose mean absolute deviation is sqrt(2 / pi) of the standard one.
-    """
-    which = _bin(sure)
-    spreads = [np.sqrt((sure[which == b] * (1 - sure[which == b])).sum()) for b in np.unique(which)]
-    return float(np.sqrt(2 / np.pi) * sum(spreads) / len(sure))
-
-
-def _bin(sure: np.ndarray) -> np.ndarray:
-    found: np.ndarray = np.clip((sure * BINS).astype(int), 0, BINS - 1)
-    return found
 
 
 def latencies(

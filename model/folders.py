@@ -6,6 +6,7 @@ Knows files and how they belong together; not what a network computes, nor how i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +37,14 @@ AnyConfig = TypeVar("AnyConfig", bound=PretrainedConfig)
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder holds. `max_length` is None where nothing says how long a text may be."""
+    """What a folder holds. `max_length` is None where nothing says how long a text may be; `temperature` is that of the scores
+    of labels."""
 
     network: MoeForCausalLM
     tokenizer: PreTrainedTokenizerFast | None
     labels: Sequence[str]
     max_length: int | None
+    temperature: float = 1.0
 
 
 def read_folder(folder: Path) -> Contents:
@@ -52,7 +55,7 @@ def read_folder(folder: Path) -> Contents:
         raise BadInput(f"{folder}: a model of type {kind!r}, not of {' or '.join(READ)}{do}")
     config = read_config(folder, READ[kind])
     verify_manifest(folder)
-    labels, max_length = _labels(folder)
+    labels, max_length, temperature = _labels(folder)
     tokenizer = load_tokenizer(folder)
     if isinstance(config, Qwen3MoeConfig):
         network = qwen3_moe.load(folder, config)
@@ -61,7 +64,7 @@ def read_folder(folder: Path) -> Contents:
         if tokenizer is None and not recorded_files(folder):
             raise BadInput(f"{folder / TOKENIZER} is missing; restore the folder from where it came")
         network = _our_network(folder, config)
-    return Contents(network, tokenizer, labels, max_length)
+    return Contents(network, tokenizer, labels, max_length, temperature)
 
 
 def write_folder(folder: Path, contents: Contents, layout: Layout) -> None:
@@ -73,7 +76,11 @@ def write_folder(folder: Path, contents: Contents, layout: Layout) -> None:
     names = [CONFIG, GENERATION, LABELS, INDEX, *(file.name for file in shards(folder))]
     if contents.tokenizer is not None:
         names += [Path(file).name for file in contents.tokenizer.save_pretrained(folder)]
-    content = {"labels": list(contents.labels), "max_length": contents.max_length}
+    content = {
+        "labels": list(contents.labels),
+        "max_length": contents.max_length,
+        "temperature": contents.temperature,
+    }
     (folder / LABELS).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_manifest(folder, [name for name in names if (folder / name).is_file()])
 
@@ -117,19 +124,24 @@ def _our_network(folder: Path, config: MoeConfig) -> MoeForCausalLM:
     return MoeForCausalLM.from_pretrained(folder, local_files_only=True).eval()
 
 
-def _labels(folder: Path) -> tuple[list[str], int | None]:
-    """The labels learned and the length of texts; a folder that we did not save has neither."""
+def _labels(folder: Path) -> tuple[list[str], int | None, float]:
+    """The labels learned, the length of texts and the temperature of scores; a folder that we did not save has none of them,
+    and one of ours from before there were temperatures has 1."""
     if not (folder / LABELS).exists():
-        return [], None
+        return [], None, 1.0
     content = _json(folder, LABELS)
-    labels, max_length = content.get("labels"), content.get("max_length")
+    labels, max_length, temperature = content.get("labels"), content.get("max_length"), content.get("temperature", 1.0)
     if (
         not isinstance(labels, list)
         or not all(isinstance(one, str) for one in labels)
         or not isinstance(max_length, int)
+        or not isinstance(temperature, int | float)
+        or not 0.0 < temperature < math.inf
     ):
-        raise BadInput(f"{folder / LABELS} does not hold labels and max_length; restore it from where it came")
-    return labels, max_length
+        raise BadInput(
+            f"{folder / LABELS} does not hold labels, max_length and temperature; restore it from where it came"
+        )
+    return labels, max_length, float(temperature)
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:

@@ -55,14 +55,17 @@ class LanguageModel:
         tokenizer: PreTrainedTokenizerFast | None,
         labels: Sequence[str],
         max_length: int,
+        temperature: float = 1.0,
     ) -> None:
         """`tokenizer` is None where only the network is there: it can be run, saved and copied, and nothing be asked of it.
+        `temperature` softens the scores of labels, or sharpens them below 1 (`calibration.py`).
 
         Raises `BadInput` for a tokenizer that was not made for the network.
         """
         self.network = network
         self.labels = tuple(sorted(set(labels)))
         self.max_length = max_length
+        self.temperature = temperature
         self._codec = None if tokenizer is None else Codec(tokenizer, max_length)
         self._stops = frozenset(ends_of_text(network))
         self._trie: tuple[tuple[str, ...], LabelTrie] | None = None
@@ -93,14 +96,19 @@ class LanguageModel:
         """
         folder = Path(folder)
         tokenizer = None if self._codec is None else self._codec.tokenizer
-        write_folder(folder, Contents(self.network, tokenizer, self.labels, self.max_length), layout)
+        write_folder(folder, Contents(self.network, tokenizer, self.labels, self.max_length, self.temperature), layout)
         return folder
 
     def copy(self, labels: Sequence[str] = ()) -> LanguageModel:
         """An independent copy that also knows `labels`; the tokenizer is shared, since it never changes."""
         network = copy.deepcopy(self.network).eval()
         tokenizer = None if self._codec is None else self._codec.tokenizer
-        return LanguageModel(network, tokenizer, [*self.labels, *labels], self.max_length)
+        return LanguageModel(network, tokenizer, [*self.labels, *labels], self.max_length, self.temperature)
+
+    def at(self, temperature: float) -> LanguageModel:
+        """The same model, as certain as this temperature says; the network is shared."""
+        tokenizer = None if self._codec is None else self._codec.tokenizer
+        return LanguageModel(self.network, tokenizer, self.labels, self.max_length, temperature)
 
     def classify(
         self, texts: Sequence[str], labels: Sequence[str] | None = None, batch_size: int = 32
@@ -118,8 +126,9 @@ class LanguageModel:
             batch = order[start : start + batch_size]
             prompt_NS, mask_NS = self._padded([prompts[i] for i in batch])
             score_NL, expert_LNSK = trie.scores(self.network, prompt_NS, mask_NS)
+            told_NL = tempered(score_NL, self.temperature)
             for row, i in enumerate(batch):
-                scores = dict(zip(asked, score_NL[row].tolist(), strict=True))
+                scores = dict(zip(asked, told_NL[row].tolist(), strict=True))
                 experts = busiest(expert_LNSK[:, row, -len(prompts[i]) :], self.network.config)
                 answers[i] = Classification(max(scores, key=scores.__getitem__), scores, experts, len(prompts[i]))
         return [answers[i] for i in range(len(prompts))]
@@ -183,6 +192,11 @@ class LanguageModel:
         return rows, mask
 
 
+def tempered(score_NL: Tensor, temperature: float) -> Tensor:
+    """Probabilities (N, L) whose logarithms are divided by `temperature`, each row summing to 1 again."""
+    return score_NL if temperature == 1.0 else torch.softmax(score_NL.log() / temperature, -1)
+
+
 def busiest(expert_LSK: Tensor, config: MoeConfig) -> tuple[int, ...]:
     """The routed experts with most tokens over all blocks, most first, at most as many as work on one token."""
     counts = torch.bincount(expert_LSK.flatten() + 1, minlength=config.num_experts + 1)[1:]
@@ -218,6 +232,6 @@ def from_pretrained(folder: Path | str) -> LanguageModel:
     held = read_folder(Path(folder))
     max_length = held.max_length or room_for_text(held.network.config.max_position_embeddings)
     try:
-        return LanguageModel(held.network, held.tokenizer, held.labels, max_length)
+        return LanguageModel(held.network, held.tokenizer, held.labels, max_length, held.temperature)
     except BadInput as error:
         raise BadInput(f"{folder}: {error}") from None

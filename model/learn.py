@@ -174,7 +174,7 @@ def settle(
     is_new = [example.label not in champion.labels for example in month]
 
     def known(model: LanguageModel) -> tuple[float, ...]:
-        answers = model.classify([example.text for example in month])
+        answers = model.at(1.0).classify([example.text for example in month])
         sure = [answer.scores.get(example.label, 0.0) for answer, example in zip(answers, month, strict=True)]
         parts = (sure, [one for one, new in zip(sure, is_new, strict=True) if new])
         return tuple(sum(part) / len(part) for part in parts if part)

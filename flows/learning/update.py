@@ -16,6 +16,7 @@ from evermoe.settings import UpdateParams
 from flows.learning.caps import capped
 from flows.learning.examples import split
 from model import Checkpoints, Example, LanguageModel, Recipe, Thumb, align, beside, distil, replay, settle, train_month
+from model.calibration import temperature_for
 from model.learn import Report
 from registry.snapshots import SnapshotRow
 
@@ -56,7 +57,8 @@ class Material:
 class Taught:
     """What an update makes: the *new* model, which was a teacher, and the challenger.
 
-    `taught_share` is the share of what it was taught in its weights, where they were averaged with the champion's: 1 is all.
+    `taught_share` is the share of what it was taught in its weights, where they were averaged with the champion's: 1 is all. How
+    certain it says it is, its `temperature`, is what would have made the champion honest about this month (`assured`).
     """
 
     new: LanguageModel
@@ -123,7 +125,7 @@ def update(
     if len(material.thumbs) >= params.min_thumbs:
         settled = challenger
         challenger = conduct("aligned", lambda report, kept: align_challenger(settled, material, params, report, kept))
-    return Taught(new, challenger, taught_share)
+    return Taught(new, assured(champion, challenger, material), taught_share)
 
 
 def learn_month(
@@ -161,6 +163,16 @@ def averaged(
     if params.averaging_loss is None:
         return guided, 1.0
     return settle(champion, guided, material.domain, params.averaging_loss / 100)
+
+
+def assured(champion: LanguageModel, challenger: LanguageModel, material: Material) -> LanguageModel:
+    """The challenger, as certain as it has reason to be in the month to come.
+
+    What it learned says nothing of that: it is sure of it and right. But the champion had not seen this month, and stands to it
+    as the challenger to the next; so the temperature that suits the champion's answers on it is the challenger's. New labels
+    are left out: the challenger has learned them, so the errors that they cost the champion are not its own.
+    """
+    return challenger.at(temperature_for(champion, material.domain))
 
 
 def align_challenger(

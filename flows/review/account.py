@@ -63,7 +63,8 @@ def monthly_card(
         sources=tuple(sources),
         gates=report.gates,
         comparison=comparison,
-        figures=figures_of(report.challenger, challenger.labels, comparison) | {"taught_share": taught.taught_share},
+        figures=figures_of(report.challenger, challenger.labels, comparison)
+        | {"taught_share": taught.taught_share, "temperature": challenger.temperature},
         runs={f"run {name}": run_id for name, run_id in runs.items() if run_id},
     )
 

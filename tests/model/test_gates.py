@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model import Evaluation, Example, judge
-from model.evaluate import calibration_error, calibration_noise
+from model.calibration import calibration_error, calibration_noise
 from model.gates import GATES, Contest, Limits, Lost, standard_errors
 
 LIMITS = Limits(0.0, 5.0, 2.0, 0.25, 1.5, 1.2)

@@ -181,6 +181,7 @@ def test_a_model_settles_near_the_champion_and_keeps_the_month(tiny_model_folder
     assert 0 < share <= 1
     nearer = average(champion, taught, max(0.1, share - 0.1))
     assert share == 0.1 or certainty(nearer, NEW) < certainty(taught, NEW) - 0.03
+    assert settle(champion.at(3.0), taught.at(3.0), NEW, 0.03)[1] == share  # how certain it says it is changes nothing
     same, least = settle(champion, taught, OLD, 1.0)
     assert least == 0.1
     assert evaluate(same, OLD).accuracy >= evaluate(champion, OLD).accuracy - 0.05
