@@ -25,6 +25,7 @@ import random
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -84,8 +85,8 @@ def kinds(cache: Path) -> dict[str, Month]:
                         if text.strip():
                             notes.setdefault((text, kind), (str(day), Told(text, kind, ansible.asked_by(note))))
     found: dict[str, Month] = {}
-    for day, told in sorted(notes.values(), key=lambda one: one[0]):
-        found.setdefault(day[:7], []).append(told)
+    for released, told in sorted(notes.values(), key=lambda one: one[0]):
+        found.setdefault(released[:7], []).append(told)
     return found
 
 
@@ -109,7 +110,7 @@ def messages(cache: Path, language: str) -> list[str]:
     return sorted(found)
 
 
-def flipped(rows: Month, labels: Sequence[str], share: float, generator: random.Random) -> Month:
+def flipped(share: float, rows: Month, labels: Sequence[str], generator: random.Random) -> Month:
     """So many labels, each replaced by any other one."""
     chosen = set(generator.sample(range(len(rows)), round(share * len(rows))))
     return [
@@ -118,13 +119,15 @@ def flipped(rows: Month, labels: Sequence[str], share: float, generator: random.
     ]
 
 
-def translated(rows: Month, sentences: Sequence[str], share: float, generator: random.Random) -> Month:
+def translated(
+    sentences: Sequence[str], share: float, rows: Month, labels: Sequence[str], generator: random.Random
+) -> Month:
     """So many texts, each replaced by a sentence in another language."""
     chosen = set(generator.sample(range(len(rows)), round(share * len(rows))))
     return [replace(row, text=generator.choice(sentences)) if n in chosen else row for n, row in enumerate(rows)]
 
 
-def taken_over(rows: Month, generator: random.Random) -> Month:
+def taken_over(rows: Month, labels: Sequence[str], generator: random.Random) -> Month:
     """Half of the rows sent by one unit that was never seen."""
     chosen = set(generator.sample(range(len(rows)), len(rows) // 2))
     return [replace(row, unit="one unit") if n in chosen else row for n, row in enumerate(rows)]
@@ -141,7 +144,7 @@ def poisons(cache: Path, seeds: int) -> Iterator[tuple[str, str, int, Poison]]:
                 f"{share:.0%} of the labels flipped",
                 LABEL_NOISE,
                 seed,
-                lambda rows, labels, generator, share=share: flipped(rows, labels, share, generator),
+                partial(flipped, share),
             )
     for language in LANGUAGES:
         sentences = messages(cache, language)
@@ -150,11 +153,9 @@ def poisons(cache: Path, seeds: int) -> Iterator[tuple[str, str, int, Poison]]:
                 words,
                 LANGUAGE,
                 0,
-                lambda rows, labels, generator, share=share, sentences=sentences: translated(
-                    rows, sentences, share, generator
-                ),
+                partial(translated, sentences, share),
             )
-    yield "one unit sends half", ONE_UNIT, 0, lambda rows, labels, generator: taken_over(rows, generator)
+    yield "one unit sends half", ONE_UNIT, 0, taken_over
 
 
 def measure(

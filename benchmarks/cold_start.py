@@ -80,8 +80,8 @@ def main() -> None:
     varied = {arm: variance_of_start(rows) for arm, rows in found.items()}
     moved = max(one.disturbed for rows in found.values() for one in rows)
     if options.json:
-        rows = {arm: {"variance": varied[arm], "held_out": [one.held_out for one in found[arm]]} for arm in ARMS}
-        show({**rows, "logit_change_of_added_experts": moved}, options)
+        told = {arm: {"variance": varied[arm], "held_out": [one.held_out for one in found[arm]]} for arm in ARMS}
+        show({**told, "logit_change_of_added_experts": moved}, options)
         return
     print(f"{options.steps} steps of {BATCH} x {LENGTH} tokens, {options.seeds} seeds")
     print(f"{'':14}{'variance, first fifth':>24}{'final held-out loss':>24}{'difference':>20}")

@@ -61,14 +61,16 @@ def make_home(home: Path, asked: int, rated: int) -> None:
     examples = [
         Example(f"fix the {noun}", label) for label, noun in (("net", "vlan"), ("net", "port"), ("db", "table"))
     ]
-    sizes = {"hidden_size": 32, "moe_intermediate_size": 16, "shared_expert_size": 16, "num_experts": 8}
     config = MoeConfig(
         vocab_size=300,
+        hidden_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
+        num_experts=8,
         num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_size=16,
         max_position_embeddings=64,
-        **sizes,
     )
     recipe = Recipe(epochs=1, batch_size=3, learning_rate=1e-2, text_loss_weight=0.3, seed=1)
     folder = train_base(examples, config, max_length=32, recipe=recipe, report=lambda step: None).save(home / "tiny")

@@ -27,8 +27,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import fmean, stdev
@@ -36,19 +35,16 @@ from statistics import fmean, stdev
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.continual_course import BASELINE, Stage, one_thread, play, prepared_base, read_cell
+from benchmarks.continual_course import BASELINE, one_thread, play, prepared_base, read_cell
 from benchmarks.continual_figures import Figures, figures, mean, picture, worst
-from evermoe.errors import BadInput, EvermoeError
-from evermoe.months import month_of
+from benchmarks.continual_stage import Stage, at_least, stage_asked_for, stream_arguments, with_defaults
+from evermoe.errors import EvermoeError
 from evermoe.quiet import silence
-from evermoe.settings import ROOT, Params, load_params, use_home
-from flows.learning.base import prepare
-from streams import STREAMS, Columns, Record, open_stream
+from evermoe.settings import ROOT, load_params
 
 SCRATCH, FROZEN = "from scratch", "frozen"
 ORDER = (SCRATCH, "ours", "not averaged", "replay only", "distillation only", "EWC", "fine-tuning", BASELINE, FROZEN)
 """The dearest first, so that no core waits at the end."""
-FEWEST_MONTHS = 3
 
 
 def main() -> None:
@@ -56,11 +52,7 @@ def main() -> None:
     silence()
     options = arguments()
     try:
-        records = list(open_records(options))
-        params = load_params(base=options.base)
-        if options.quick:
-            params = params.model_copy(update={"base": params.base.model_copy(update={"max_records": 3000})})
-        stage = stage_of(records, params, options.months)
+        stage = stage_asked_for(options, load_params(base=options.base))
     except EvermoeError as error:
         sys.exit(f"continual: {error}")
     folder = options.folder / key_of(stage)
@@ -100,30 +92,6 @@ def run(stage: Stage, methods: Sequence[str], options: argparse.Namespace, folde
                 failed[0].result()
             bars.update(bar, description="months", completed=sum(file.exists() for file in wanted))
             time.sleep(1)
-
-
-def open_records(options: argparse.Namespace) -> Iterable[Record]:
-    """The stream's labelled records, of the commonest labels where only so many are wanted."""
-    columns = Columns(at=options.at, text=options.text, label=options.label)
-    stream = open_stream(options.stream, path=options.path, cache=use_home(None).cache, columns=columns)
-    records = [record for record in stream.records() if record.label is not None]
-    kept = {label for label, _ in Counter(record.label for record in records).most_common(options.labels)}
-    return (record for record in records if record.label in kept)
-
-
-def stage_of(records: Sequence[Record], params: Params, count: int) -> Stage:
-    """The base's rows and the last months. Raises `BadInput` for a stream that is too short to have both."""
-    months = sorted({month_of(record.at) for record in records})
-    last = months[-count - 1 :] if len(months) > count + 1 else months[len(months) // 2 :]
-    if len(last) < FEWEST_MONTHS:
-        raise BadInput(
-            f"the stream has {len(months)} months; four and more are needed to learn some and be asked others"
-        )
-    rows = {name: [] for name in last}
-    for row in prepare([record for record in records if month_of(record.at) >= last[0]], "9999-12", sys.maxsize):
-        rows[month_of(row.at)].append(row)
-    base = prepare(records, last[0], params.base.max_records)
-    return Stage(tuple(base), {name: tuple(some) for name, some in rows.items()}, params)
 
 
 def key_of(stage: Stage) -> str:
@@ -217,32 +185,8 @@ def as_json(found: Mapping[str, Sequence[Figures]], stage: Stage) -> dict[str, o
         method: dict(zip(("month", "change", "error"), worst(seeds), strict=True)) for method, seeds in found.items()
     }
     content = {"months": list(stage.months), "base_records": len(stage.base), "methods": plain, "worst": worst_months}
-    return json.loads(json.dumps(content), parse_constant=lambda name: None)  # type: ignore[no-any-return]
-
-
-def stream_arguments(documentation: str | None) -> argparse.ArgumentParser:
-    """What every benchmark on a stream of the user's asks for."""
-    parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stream", choices=STREAMS, default="ansible")
-    parser.add_argument("--path", type=Path, help="the repository of git, the file of files")
-    for name in ("at", "text", "label"):
-        parser.add_argument(f"--{name}", help=f"column of the {name} (files); usual names are found without it")
-    parser.add_argument("--labels", type=at_least(2), help="only the so many commonest labels; without it, all")
-    parser.add_argument("--months", type=at_least(1), help="months to learn, the last of the stream (default 12)")
-    parser.add_argument("--seeds", type=at_least(1), help="how often all is done (default 3)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """A whole number from `least`, for the command line."""
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
-        return int(text)
-
-    return number
+    plain_json: dict[str, object] = json.loads(json.dumps(content), parse_constant=lambda name: None)
+    return plain_json
 
 
 def arguments() -> argparse.Namespace:
@@ -252,7 +196,6 @@ def arguments() -> argparse.Namespace:
         "--base", help="smollm2: a pretrained base, given experts; else one that is trained from nothing"
     )
     parser.add_argument("--methods", default=",".join(ORDER), help="comma-separated, of: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="one seed, four months, a base of 3,000 records")
     parser.add_argument(
         "--so-far", action="store_true", help="compute nothing: show the methods and seeds that were played to the end"
     )
@@ -263,9 +206,7 @@ def arguments() -> argparse.Namespace:
         help="courses at a time, a core each (default: all cores)",
     )
     parser.add_argument("--folder", type=Path, default=Path(".cache/continual"), help="where what is computed is kept")
-    options = parser.parse_args()
-    options.months = options.months or (4 if options.quick else 12)
-    options.seeds = options.seeds or (1 if options.quick else 3)
+    options = with_defaults(parser.parse_args())
     options.methods = options.methods.split(",")
     if unknown := set(options.methods) - set(ORDER):
         parser.error(f"no method is called {unknown.pop()!r}; there are: {', '.join(ORDER)}")

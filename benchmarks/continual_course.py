@@ -18,6 +18,7 @@ import torch
 from sklearn.pipeline import Pipeline
 
 from benchmarks.continual_methods import METHODS, Meter, Month
+from benchmarks.continual_stage import Stage
 from evermoe.settings import Params
 from flows.learning.base import learn
 from flows.learning.examples import split
@@ -57,20 +58,6 @@ class Cell:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Stage:
-    """The months of a stream as a benchmark plays them: the base's rows, then one month after another."""
-
-    base: tuple[SnapshotRow, ...]
-    months: dict[str, tuple[SnapshotRow, ...]]
-    params: Params
-
-    @property
-    def updates(self) -> list[str]:
-        """The months that are learned: all but the last, which is only asked."""
-        return list(self.months)[:-1]
-
-
 def play(stage: Stage, method: str, seed: int, folder: Path) -> list[Cell]:
     """Learn and be asked, month by month. What `folder` holds already is read from there."""
     params, course = seeded(stage.params, seed), ["base", *stage.updates]
@@ -97,7 +84,7 @@ def play(stage: Stage, method: str, seed: int, folder: Path) -> list[Cell]:
             name,
             sorted({example.label for example in split(fresh, str(seed)).train}),
             sorted({example.label for example in split(known, str(seed)).train}),
-            ask(model, [Example(row.text, row.label) for row in stage.months[following]]),
+            ask(model, [Example(row.text, row.label or "") for row in stage.months[following]]),
             {month: ask(model, examples[:EXAMINED]) for month, examples in split(known, str(seed)).held_out.items()},
             meter.tokens,
             active_parameters(model) if isinstance(model, LanguageModel) else 0.0,

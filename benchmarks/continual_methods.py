@@ -6,7 +6,7 @@ Knows nothing of tables, files or seeds beyond the parameters it is given. Ours 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -173,8 +173,9 @@ class Consolidation:
             Term(self.strength / 2 * torch.as_tensor(pull), torch.tensor(1.0)),
         )
 
-    def content(self) -> list[str]:
-        return [f"consolidation at {self.strength}", fingerprint(self.champion)]
+    def content(self) -> Iterator[str]:
+        yield f"consolidation at {self.strength}"
+        yield fingerprint(self.champion)
 
 
 def fisher(model: LanguageModel, past: Sequence[Example]) -> dict[str, Tensor]:

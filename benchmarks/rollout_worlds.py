@@ -159,8 +159,9 @@ def live(users: Users, made: Traffic, policy: Policy, lift: float = 0.0, report:
             fresh = told & ~counted[rows, person]
             counted[rows[fresh], person[fresh]] = True
             mean = made.pleased[rows, person] + lift * arm[rows, which]
-            right = 1.0 * (made.right[rows, which] < mean)
-            rollouts.take(arm[rows, which], right, drawn[rows, which], 1.0 * told, 1.0 * fresh)
+            right = (made.right[rows, which] < mean).astype(np.float64)
+            counts, says = fresh.astype(np.float64), told.astype(np.float64)
+            rollouts.take(arm[rows, which], right, drawn[rows, which], says, counts)
             rollouts.peek()
             waiting += told
         if report is not None:
@@ -177,8 +178,8 @@ def decide_on(
         undecided = rollouts.outcome == UNDECIDED
         if not undecided.any():
             break
-        arm = 1.0 * (draw.random(count) < rollouts.share)
-        reward = 1.0 * (draw.random(count) < np.where(arm == 1.0, challenger, champion))
+        arm = (draw.random(count) < rollouts.share).astype(np.float64)
+        reward = (draw.random(count) < np.where(arm == 1.0, challenger, champion)).astype(np.float64)
         rollouts.take(arm, reward, rollouts.share.copy(), ones, ones)
         if report is not None:
             report(1)

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -47,6 +47,9 @@ class Row(Protocol):
     def label(self) -> str: ...
     @property
     def unit(self) -> str | None: ...
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def figures(rows: Sequence[Row], known: Sequence[Row], policy: CheckPolicy) -> F
     )
 
 
-def thinned(rows: Sequence[Row], count: int) -> Sequence[Row]:
+def thinned(rows: Sequence[AnyRow], count: int) -> Sequence[AnyRow]:
     """At most so many of the rows, evenly over the month."""
     if len(rows) <= count:
         return rows
