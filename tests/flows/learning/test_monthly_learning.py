@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 import pytest
 
 from evermoe.settings import load_params
-from flows.learning.update import compose
+from flows.learning.update import assured, compose
+from model import from_pretrained
+from model.calibration import temperature_for
 from registry.snapshots import SnapshotRow
 
 KNOWN = [
@@ -39,3 +41,12 @@ def test_the_challenger_sees_more_of_the_past_than_the_new_model_and_no_row_ofte
     assert shares == pytest.approx([params.domain_share, params.distil_domain_share], abs=0.01)
     assert [len(one.domain) / len(material.domain) for one in (material.train, material.distil)] == [2, 4]
     assert max(Counter(material.replayed).values()) <= 2
+
+
+def test_the_challenger_is_as_certain_as_would_have_suited_its_parent_in_this_month(tiny_model_folder) -> None:
+    champion = from_pretrained(tiny_model_folder)
+    surprising = [("fix the row", "net.switch"), ("rename the table", "net.switch"), ("fix the port", "db.sql")] * 20
+    fresh = [SnapshotRow(text, label, None, datetime(2025, 1, 1, tzinfo=UTC), "s") for text, label in surprising]
+    material = compose(fresh, [], load_params().update.model_copy(update={"unit_share": 1.0}), 60)
+    challenger = assured(champion, champion.copy(), material)
+    assert challenger.temperature == temperature_for(champion, material.domain) > 1.2

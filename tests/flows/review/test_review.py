@@ -232,5 +232,5 @@ def test_versions_stand_side_by_side_with_their_figures(review: Review, browser:
         model = review.parts.tracking.client.get_logged_model(version.model_id)
         figures = {metric.key for metric in model.metrics}
         assert {"new_month.accuracy", "past.worst", "past.average", "calibration_error", "labels"} <= figures
-        assert ("taught_share" in figures) == (version.parent is not None)
+        assert ({"taught_share", "temperature"} <= figures) == (version.parent is not None)
         assert "epochs" in model.params
