@@ -21,8 +21,8 @@ from statistics import fmean
 from evermoe.errors import NotReady
 from evermoe.quiet import silence
 from evermoe.settings import Params, load_params, use_home
+from registry.analysis.outlook import outlook, weighed
 from registry.assignment import CHALLENGER, assign
-from registry.outlook import outlook, weighed
 from registry.rollout import new_rollout, transition
 
 

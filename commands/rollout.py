@@ -21,9 +21,9 @@ from evermoe.errors import BadInput, EvermoeError, NotReady
 
 if TYPE_CHECKING:
     from flows.runtime.parts import Parts
+    from registry.analysis.outlook import Outlook
     from registry.audit import AuditRow
     from registry.evidence import Verdict
-    from registry.outlook import Outlook
     from registry.rollout import Decision, Rollout
 
 REASON = typer.Option("--reason", help="Why; it is kept in the audit log. Without it a terminal is asked.")
@@ -233,8 +233,8 @@ def revert(
     why = stated(reason)
     from flows.runtime.parts import policy_of
     from registry import steering
+    from registry.analysis.outlook import weighed
     from registry.controls import Controls
-    from registry.outlook import weighed
 
     with parts_of(home) as parts:
         last = next(reversed(parts.ledger.list()), None)
@@ -294,8 +294,8 @@ def tell(rollout: Rollout, as_json: bool, words: str) -> None:
 def foreseen(parts: Parts, rollout: Rollout) -> Outlook:
     """What the feedback so far proves, and what the next automatic step would do."""
     from flows.runtime.parts import policy_of
-    from registry.outlook import outlook, weighed
-    from registry.watching import watch
+    from registry.analysis.outlook import outlook, weighed
+    from registry.analysis.watching import watch
 
     policy, now = policy_of(parts.params), datetime.now(UTC)
     proof = weighed(rollout, parts.events.rewards(rollout.id), policy, now)

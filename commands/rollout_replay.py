@@ -17,7 +17,7 @@ from commands.home import HOME, JSON, parts_of
 from evermoe.errors import BadInput, NotReady
 
 if TYPE_CHECKING:
-    from registry.offline import Replayed
+    from registry.analysis.offline import Replayed
     from registry.rollout import Policy, Rollout
 
 
@@ -36,9 +36,9 @@ def replay(
     With one challenger it is a ramp, with several the shares that follow the feedback; what is not given is as params.yaml has it.
     """
     from flows.runtime.parts import policy_of
-    from registry.offline import Fixed, Live
-    from registry.offline import replay as live_again
-    from registry.outlook import in_time
+    from registry.analysis.offline import Fixed, Live
+    from registry.analysis.offline import replay as live_again
+    from registry.analysis.outlook import in_time
 
     with parts_of(home) as parts:
         known = parts.ledger.list()
@@ -68,7 +68,7 @@ def shape(found: Replayed, rollout: Rollout, policy: Policy) -> dict[str, Any]:
 
 def show(found: Replayed, rollout: Rollout) -> None:
     """What was found, in a few lines, with what the log cannot tell."""
-    from registry.offline import FEWEST_EFFECTIVE
+    from registry.analysis.offline import FEWEST_EFFECTIVE
     from registry.rollout import listed
 
     met = ", ".join(f"version {rollout.version(arm)} {count}" for arm, count in sorted(found.met.items()))

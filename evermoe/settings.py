@@ -131,7 +131,7 @@ class DriftParams(Section):
 
 
 class GuardrailParams(Section):
-    """What stops a version whatever its rewards say; see `registry/guardrails.py`."""
+    """What stops a version whatever its rewards say; see `registry/rules/guardrails.py`."""
 
     alpha: float
     errors: float

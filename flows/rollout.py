@@ -16,12 +16,12 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.runtime.parts import Parts, open_parts, policy_of
 from flows.runtime.steps import at_moment, step
-from registry.best_arm import Standing
+from registry.analysis.outlook import Weighed, outlook, weighed
+from registry.analysis.watching import watch, watch_promoted
 from registry.controls import Controls
 from registry.lease import Fenced
-from registry.outlook import Weighed, outlook, weighed
 from registry.rollout import Decision, Policy, Rollout, guard, is_watched, listed
-from registry.watching import watch, watch_promoted
+from registry.rules.best_arm import Standing
 
 log = logging.getLogger("evermoe.flows")
 

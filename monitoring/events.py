@@ -177,7 +177,7 @@ class EventLog:
     def units(self, rollout: str) -> Units:
         """The units that a rollout met, and of those that met several arms, each arm with the chances at which it was met.
 
-        What is wrong with a move is `registry.signals.crossed`'s to say. The many whose move one challenger's share explains
+        What is wrong with a move is `registry.rules.signals.crossed`'s to say. The many whose move one challenger's share explains
         are left out here, because a ramp moves up to half of the units and all of their rows would be read at every look:
         whoever met the challenger lies below its share, and whoever met the champion at another lies above that. So this is a
         sieve: it may hand out too much, never too little, and a test holds the two together.

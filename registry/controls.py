@@ -15,12 +15,12 @@ from typing import Any
 from evermoe.errors import Conflict, NotFound
 from registry import pages
 from registry.audit import AuditRow, storable
-from registry.best_arm import Standing
 from registry.evidence import Verdict
 from registry.lease import Lease
 from registry.ledger import Ledger
 from registry.pages import Told
 from registry.rollout import Challenger, Decision, Rollout, listed
+from registry.rules.best_arm import Standing
 from registry.tracking import Tracking
 from registry.versions import Version, Versions
 

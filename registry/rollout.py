@@ -11,9 +11,10 @@ may decide is in `steering.py`.
      paused: keeps its shares and its units, gathers evidence, moves by hand; a crossed guardrail puts a version out all the same
 
 One challenger climbs a ramp (`advance`); of several, shares follow what is hoped of each (`shift`), and one that is proved
-worse, or crosses a guardrail, is out (`drop`) while the others go on. What is proved is `best_arm.py`'s, for one as for several.
+worse, or crosses a guardrail, is out (`drop`) while the others go on. What is proved is `best_arm`'s, for one as for several.
 
-Guardrails (`guardrails.py`) can only stop: put out what is open, revert what was promoted. Signals (`signals.py`) can only pause.
+Guardrails can only stop: put out what is open, revert what was promoted. Signals can only pause. The rules of all three stand in
+`rules/`.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from typing import Any, Literal
 
 from evermoe.errors import BadInput, Conflict
 from registry.assignment import CHAMPION, arm_of
-from registry.best_arm import Standing, check_floor
-from registry.guardrails import Guarded, Limits
-from registry.signals import Signal
+from registry.rules.best_arm import Standing, check_floor
+from registry.rules.guardrails import Guarded, Limits
+from registry.rules.signals import Signal
 
 Status = Literal["running", "paused", "promoted", "aborted", "inconclusive", "reverted"]
 Action = Literal[

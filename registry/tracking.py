@@ -34,9 +34,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 
 from evermoe.errors import BadInput
 from registry.audit import AuditRow
-from registry.best_arm import Standing
 from registry.mlflow_client import connect, experiment_id, in_one_line, mlflow_errors
 from registry.rollout import Rollout
+from registry.rules.best_arm import Standing
 from registry.snapshots import Snapshot
 from registry.system_metrics import watching
 

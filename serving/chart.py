@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from registry.analysis.looks import Look
 from registry.audit import AuditRow
 from registry.evidence import Verdict
-from registry.looks import Look
 
 WIDTH, HEIGHT = 1000.0, 300.0
 LIMITS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)

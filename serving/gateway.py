@@ -81,7 +81,7 @@ class Gateway:
         """Answer with a label; the row is durable when this returns. Raises `StorageUnavailable`, `Overloaded`.
 
         During a rollout of one challenger the other arm is asked too, after the arm that answers: where both say the same,
-        feedback cannot tell them apart (`registry.best_arm`). Nobody sees that answer, and its failure is nobody's.
+        feedback cannot tell them apart (`registry.rules.best_arm`). Nobody sees that answer, and its failure is nobody's.
         """
         try:
             answer = await self.engine.classify(asked.route.model, asked.input, labels)

@@ -15,9 +15,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from evermoe.errors import BadInput, EvermoeError
-from registry.best_arm import Standing
 from registry.evidence import Verdict
 from registry.rollout import Rollout, content_of
+from registry.rules.best_arm import Standing
 from serving import console
 from serving.access import Caller, needs
 from serving.bodies import ControlBody, StartBody, check, read, read_form

@@ -16,15 +16,15 @@ from monitoring.events import Counts, EventLog
 from monitoring.expert_rewards import ExpertRewards, compare
 from monitoring.glance import Glance, glance
 from registry import starting, steering
-from registry.best_arm import Standing
+from registry.analysis.looks import Look, Looks
+from registry.analysis.outlook import Weighed, arms_of, in_time, weighed
+from registry.analysis.watching import watch
 from registry.controls import Controls
 from registry.ledger import AuditRow
-from registry.looks import Look, Looks
-from registry.outlook import Weighed, arms_of, in_time, weighed
 from registry.rollout import Decision, Policy, Rollout, Watch
+from registry.rules.best_arm import Standing
 from registry.tracking import SeenDrift
 from registry.versions import Version
-from registry.watching import watch
 from serving.router import Deployment
 
 log = logging.getLogger("evermoe.serving")

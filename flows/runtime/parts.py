@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from evermoe.settings import Params, Settings, load_params, settings
 from monitoring.events import EventLog
-from registry.guardrails import Limits
 from registry.ledger import Ledger
 from registry.rollout import Policy
+from registry.rules.guardrails import Limits
 from registry.snapshots import Snapshots
 from registry.tracking import Tracking
 from registry.versions import Versions

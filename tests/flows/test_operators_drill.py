@@ -16,10 +16,10 @@ from flows.lineage.candidate import LOADER
 from flows.runtime.parts import Parts, open_parts, policy_of
 from monitoring.events import Feedback
 from registry import steering
-from registry.best_arm import Standing
 from registry.controls import Controls
 from registry.evidence import Evidence
 from registry.rollout import new_rollout
+from registry.rules.best_arm import Standing
 from tests.monitoring.rows_for_tests import a_request
 
 LOOK = timedelta(minutes=10)

@@ -11,10 +11,10 @@ from faults import break_mlflow, mend_mlflow
 
 from evermoe.errors import Conflict, StorageUnavailable
 from registry import steering
-from registry.best_arm import Standing
 from registry.controls import Controls
 from registry.evidence import Evidence
 from registry.rollout import Decision, Policy, Rollout, new_rollout
+from registry.rules.best_arm import Standing
 
 LOADER = Path(__file__).with_name("loader.py")
 OPENED = datetime(2025, 7, 1, 6, tzinfo=UTC)

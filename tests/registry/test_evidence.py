@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from evermoe.errors import BadInput
 from monitoring.events import EventLog, Feedback, Request
+from registry.analysis.outlook import weighed
 from registry.evidence import Evidence, Rewarded, Verdict
-from registry.outlook import weighed
 from registry.rollout import Policy, new_rollout
 
 START = datetime(2025, 6, 1, tzinfo=UTC)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from evermoe.errors import BadInput, Conflict
 from registry import rollout as r
 from registry import steering
-from registry.best_arm import Standing
 from registry.evidence import Verdict
-from registry.guardrails import Guarded
 from registry.rollout import Decision, Policy, Rollout, Watch, decide, new_rollout, transition
-from registry.signals import Signal
+from registry.rules.best_arm import Standing
+from registry.rules.guardrails import Guarded
+from registry.rules.signals import Signal
 
 OPENED = datetime(2025, 6, 1, tzinfo=UTC)
 POLICY = Policy(alpha=0.05, shares=(0.05, 0.1, 0.25, 0.5), min_rewards_per_step=8, max_days=62)

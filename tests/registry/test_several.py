@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from evermoe.errors import BadInput, Conflict
 from registry import steering
+from registry.analysis.outlook import outlook, weighed
 from registry.assignment import assign
-from registry.best_arm import Standing
 from registry.evidence import Evidence, Verdict
-from registry.guardrails import Guarded
-from registry.outlook import outlook, weighed
 from registry.rollout import Decision, Rollout, Watch, decide, new_rollout, transition
+from registry.rules.best_arm import Standing
+from registry.rules.guardrails import Guarded
 from tests.registry.worlds import OPENED, POLICY, World, opened
 
 ARMS = ("challenger:5", "challenger:6", "challenger:7")

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from evermoe.errors import BadInput, Conflict, NotFound, NotReady
-from registry.best_arm import Standing
 from registry.controls import Controls
 from registry.evidence import Evidence
 from registry.rollout import Policy, Rollout
+from registry.rules.best_arm import Standing
 from registry.starting import start
 from registry.steering import abort
 

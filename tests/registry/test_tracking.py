@@ -16,10 +16,10 @@ from faults import break_mlflow
 
 from evermoe.errors import BadInput, ServiceUnreachable, StorageUnavailable
 from registry.audit import AuditRow
-from registry.best_arm import Standing
 from registry.evidence import Evidence
 from registry.ledger import Ledger
 from registry.rollout import Decision, Policy, Rollout, new_rollout
+from registry.rules.best_arm import Standing
 from registry.snapshots import Snapshot
 from registry.tracking import Tracking
 from registry.versions import Versions

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from monitoring.events import Reward
+from registry.analysis.outlook import outlook, weighed
 from registry.assignment import assign, whole
-from registry.outlook import outlook, weighed
 from registry.rollout import Policy, Rollout, new_rollout, transition
 
 OPENED = datetime(2025, 6, 1, tzinfo=UTC)

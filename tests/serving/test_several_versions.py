@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from registry.analysis.outlook import outlook, weighed
+from registry.analysis.watching import watch
 from registry.assignment import Apart, assign
-from registry.outlook import outlook, weighed
 from registry.rollout import Policy, Rollout
-from registry.watching import watch
 from tests.serving.conftest import Served
 
 WHO = {"by": "ann", "reason": "three candidates"}

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from registry.best_arm import Standing
+from registry.analysis.outlook import Weighed, outlook
 from registry.evidence import Evidence, Verdict
-from registry.guardrails import Guarded
-from registry.outlook import Weighed, outlook
 from registry.rollout import Policy, Rollout, Watch, new_rollout, transition
-from registry.signals import Signal
+from registry.rules.best_arm import Standing
+from registry.rules.guardrails import Guarded
+from registry.rules.signals import Signal
 from registry.steering import set_share
 from serving.console import waits_for
 from serving.words import WORDS

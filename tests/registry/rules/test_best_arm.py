@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evermoe.errors import BadInput
-from registry.best_arm import BestArm, Standing
+from registry.rules.best_arm import BestArm, Standing
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 NAMES = ("a", "b", "c")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from monitoring.events import Reward
-from registry.best_arm import BestArm
 from registry.evidence import Verdict
+from registry.rules.best_arm import BestArm
 
 MOST = 60
 

@@ -5,7 +5,7 @@ Pure: counts in, signals out. Knows nothing of rewards.
 **The sample ratio.** The first request of each unit is a fair draw with the propensity that was logged with it. Bets against that
 (`betting.log_ratio_of_counts`) alarm at 1/`ALPHA`, so a healthy rollout alarms with probability at most 1 in 1,000 *ever*, however
 often one looks and however the share moves (Ville). A fault of 45:55 where 50:50 was asked for takes 1,500 units in the median;
-a test that looked once, at 2,000 units, would find 88% of such faults (`tests/registry/test_signals.py` measures ours).
+a test that looked once, at 2,000 units, would find 88% of such faults (`tests/registry/rules/test_signals.py` measures ours).
 What it finds: rows of one arm that are lost, units that are named differently on the way, an arm whose clients give up.
 
 With several challengers there is such a bet for each arm, on whether a unit meets it or another, and the mean of their wealths is

@@ -8,9 +8,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from monitoring.events import EventLog
-from registry.guardrails import against_champion, against_past
 from registry.rollout import Policy, Rollout, Watch
-from registry.signals import crossed, sample_ratio
+from registry.rules.guardrails import against_champion, against_past
+from registry.rules.signals import crossed, sample_ratio
 
 
 def watch(events: EventLog, on_trial: Rollout, policy: Policy, now: datetime) -> Watch:

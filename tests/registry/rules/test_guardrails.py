@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evermoe.errors import BadInput
-from registry.guardrails import Limits, against_champion, against_past
+from registry.rules.guardrails import Limits, against_champion, against_past
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 LIMITS = Limits()

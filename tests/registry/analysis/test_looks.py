@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from monitoring.events import Reward
-from registry.best_arm import BestArm
+from registry.analysis.looks import Look, Looks
+from registry.analysis.outlook import Outlook, outlook, weighed
 from registry.evidence import Evidence, Verdict
-from registry.looks import Look, Looks
-from registry.outlook import Outlook, outlook, weighed
 from registry.rollout import Policy, new_rollout
+from registry.rules.best_arm import BestArm
 
 OPENED = datetime(2025, 7, 1, tzinfo=UTC)
 LATER = OPENED + timedelta(days=30)

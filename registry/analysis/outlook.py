@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from registry.best_arm import BestArm, Standing
 from registry.evidence import Rewarded, Verdict
 from registry.rollout import Decision, Policy, Rollout, Watch, decide
+from registry.rules.best_arm import BestArm, Standing
 
 R = TypeVar("R", bound=Rewarded)
 

@@ -38,9 +38,9 @@ from statistics import fmean, stdev
 from typing import Protocol
 
 from evermoe.errors import NotReady
+from registry.analysis.outlook import Weighed, arms_of, outlook, standing_of
 from registry.assignment import CHAMPION, is_drawn, shares_at, whole
 from registry.evidence import Rewarded
-from registry.outlook import Weighed, arms_of, outlook, standing_of
 from registry.rollout import Policy, Rollout, new_rollout, transition
 
 FEWEST_EFFECTIVE = 50.0

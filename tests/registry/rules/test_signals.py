@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from monitoring.events import EventLog, Met, Units
 from registry.assignment import assign, whole
 from registry.betting import SHIFT_WEIGHTS, Floats, log_ratio_of_counts
-from registry.signals import ALPHA, crossed, sample_ratio
+from registry.rules.signals import ALPHA, crossed, sample_ratio
 from tests.monitoring.rows_for_tests import a_request
 
 

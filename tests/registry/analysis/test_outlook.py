@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from monitoring.events import Reward
-from registry.guardrails import Guarded
-from registry.outlook import outlook, weighed
+from registry.analysis.outlook import outlook, weighed
 from registry.rollout import Policy, Watch, new_rollout
+from registry.rules.guardrails import Guarded
 
 OPENED = datetime(2025, 6, 1, tzinfo=UTC)
 POLICY = Policy(feedback_days=2)

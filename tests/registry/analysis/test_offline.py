@@ -11,8 +11,8 @@ import pytest
 
 from evermoe.errors import NotReady
 from monitoring.events import Reward
+from registry.analysis.offline import Chooser, Fixed, Live, replay
 from registry.assignment import CHAMPION, whole
-from registry.offline import Chooser, Fixed, Live, replay
 from registry.rollout import Policy, new_rollout
 from tests.registry.worlds import World
 
