@@ -32,8 +32,8 @@ from evermoe.settings import ROOT
 from model import Example, MoeConfig, Recipe, train_base
 from monitoring.database import writing
 from monitoring.schema import feedback, open_database, requests
+from registry.book.ledger import Ledger
 from registry.controls import Controls
-from registry.ledger import Ledger
 from registry.rollout import Policy, new_rollout
 from registry.tracking import Tracking
 from registry.versions import Versions

@@ -103,7 +103,7 @@ def refuse_used(here: Settings) -> None:
     if here.database_url is not None:
         from monitoring.events import EventLog
         from monitoring.keys import Keys
-        from registry.ledger import Ledger
+        from registry.book.ledger import Ledger
 
         with EventLog(here.events_url) as events, Ledger(here.events_url) as ledger:
             if events.counts().requests or ledger.list() or Keys(events.engine).exist():

@@ -22,7 +22,7 @@ from evermoe.errors import BadInput, EvermoeError, NotReady
 if TYPE_CHECKING:
     from flows.runtime.parts import Parts
     from registry.analysis.outlook import Outlook
-    from registry.audit import AuditRow
+    from registry.book.audit import AuditRow
     from registry.evidence import Verdict
     from registry.rollout import Decision, Rollout
 

@@ -72,8 +72,8 @@ def serve_on(
     from model import LanguageModel, from_pretrained
     from monitoring.events import EventLog
     from registry.assignment import Apart
+    from registry.book.ledger import Ledger
     from registry.controls import Controls
-    from registry.ledger import Ledger
     from registry.tracking import Tracking
     from serving.app import create_app
     from serving.console import Links

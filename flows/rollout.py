@@ -18,8 +18,8 @@ from flows.runtime.parts import Parts, open_parts, policy_of
 from flows.runtime.steps import at_moment, step
 from registry.analysis.outlook import Weighed, outlook, weighed
 from registry.analysis.watching import watch, watch_promoted
+from registry.book.lease import Fenced
 from registry.controls import Controls
-from registry.lease import Fenced
 from registry.rollout import Decision, Policy, Rollout, guard, is_watched, listed
 from registry.rules.best_arm import Standing
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from evermoe.errors import Conflict, NotFound
 from registry import pages
-from registry.audit import AuditRow, storable
+from registry.book.audit import AuditRow, storable
+from registry.book.lease import Lease
+from registry.book.ledger import Ledger
 from registry.evidence import Verdict
-from registry.lease import Lease
-from registry.ledger import Ledger
 from registry.pages import Told
 from registry.rollout import Challenger, Decision, Rollout, listed
 from registry.rules.best_arm import Standing
@@ -31,13 +31,13 @@ TOLD = "evermoe.trial_told"  # on a version: the rollout, and its revision, that
 
 @dataclass(frozen=True)
 class Controls:
-    """The three books that a decision is written into."""
+    """Where a decision is written: the ledger first, then versions and runs."""
 
     ledger: Ledger
     versions: Versions
     tracking: Tracking
     held: Lease | None = None
-    """The lease that a flow steers under; a person needs none (`registry/lease.py`)."""
+    """The lease that a flow steers under; a person needs none (`registry/book/lease.py`)."""
 
     def open(self, rollout: Rollout, by: str, evidence: Mapping[str, Any] | None = None) -> Rollout:
         """Put the challengers on trial. The same rollout again changes nothing.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from registry.audit import AuditRow
+from registry.book.audit import AuditRow
 from registry.rollout import Challenger, Rollout, listed
 
 CARD = "card.html"

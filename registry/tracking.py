@@ -33,7 +33,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run, RunTag
 
 from evermoe.errors import BadInput
-from registry.audit import AuditRow
+from registry.book.audit import AuditRow
 from registry.mlflow_client import connect, experiment_id, in_one_line, mlflow_errors
 from registry.rollout import Rollout
 from registry.rules.best_arm import Standing

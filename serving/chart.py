@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from registry.analysis.looks import Look
-from registry.audit import AuditRow
+from registry.book.audit import AuditRow
 from registry.evidence import Verdict
 
 WIDTH, HEIGHT = 1000.0, 300.0

@@ -20,8 +20,8 @@ from monitoring.expert_rewards import ExpertRewards
 from monitoring.glance import ArmGlance
 from registry.analysis.outlook import Outlook, outlook
 from registry.assignment import CHALLENGER, CHAMPION
+from registry.book.audit import AuditRow
 from registry.evidence import Verdict
-from registry.ledger import AuditRow
 from registry.rollout import Policy, Rollout, Watch, is_watched, rewards_needed
 from registry.versions import Version
 from serving import pages

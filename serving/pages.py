@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from registry.audit import AuditRow
+from registry.book.audit import AuditRow
 from serving import language as speech
 from serving.language import TAGS
 from serving.words import LANGUAGES, Language

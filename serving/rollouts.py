@@ -19,8 +19,8 @@ from registry import starting, steering
 from registry.analysis.looks import Look, Looks
 from registry.analysis.outlook import Weighed, arms_of, in_time, weighed
 from registry.analysis.watching import watch
+from registry.book.audit import AuditRow
 from registry.controls import Controls
-from registry.ledger import AuditRow
 from registry.rollout import Decision, Policy, Rollout, Watch
 from registry.rules.best_arm import Standing
 from registry.tracking import SeenDrift

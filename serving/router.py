@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from evermoe.errors import BadInput, EvermoeError, NotFound, NotReady
 from registry.assignment import CHALLENGER, CHAMPION, Apart, assign
-from registry.ledger import Plan
+from registry.book.ledger import Plan
 from serving.engine import Engine, Servable
 
 log = logging.getLogger("evermoe.serving")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from evermoe.settings import Params, Settings, load_params, settings
 from monitoring.events import EventLog
-from registry.ledger import Ledger
+from registry.book.ledger import Ledger
 from registry.rollout import Policy
 from registry.rules.guardrails import Limits
 from registry.snapshots import Snapshots

@@ -13,7 +13,7 @@ import pytest
 from commands import main
 from evermoe.settings import settings
 from monitoring.events import Counts, EventLog
-from registry.ledger import Ledger
+from registry.book.ledger import Ledger
 from registry.rollout import Policy, new_rollout
 from registry.snapshots import SnapshotRow, Snapshots
 from tests.monitoring.rows_for_tests import a_feedback, a_request

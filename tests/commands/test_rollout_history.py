@@ -11,7 +11,7 @@ import pytest
 
 from commands import main
 from evermoe.settings import settings
-from registry.ledger import Ledger
+from registry.book.ledger import Ledger
 from registry.rollout import Decision, Policy, new_rollout
 
 NOON = datetime(2025, 7, 1, 12, tzinfo=UTC)

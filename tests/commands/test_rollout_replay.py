@@ -14,7 +14,7 @@ from commands import main
 from evermoe.settings import settings
 from monitoring.events import EventLog
 from registry.assignment import assign, whole
-from registry.ledger import Ledger
+from registry.book.ledger import Ledger
 from registry.rollout import Policy, new_rollout
 from tests.monitoring.rows_for_tests import a_feedback, a_request
 

@@ -10,8 +10,8 @@ import random
 import time
 from datetime import UTC, datetime, timedelta
 
-from registry.lease import Fenced, Lease
-from registry.ledger import Ledger
+from registry.book.lease import Fenced, Lease
+from registry.book.ledger import Ledger
 from registry.rollout import Decision
 from tests.drills.killed import Say
 

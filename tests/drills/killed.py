@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 _PRELOADED = [
     "model",
     "monitoring.events",
-    "registry.ledger",
+    "registry.book.ledger",
     "serving.app",
     "serving.server",
     "tests.drills.controlling",

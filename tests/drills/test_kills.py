@@ -23,7 +23,7 @@ from sqlalchemy import select
 from benchmarks.gateway_targets import serve_gateway
 from monitoring.events import Counts, EventLog
 from monitoring.schema import feedback, requests
-from registry.ledger import Ledger
+from registry.book.ledger import Ledger
 from registry.rollout import Decision, Policy, Rollout, new_rollout
 from tests.drills.appending import append_for_ever
 from tests.drills.controlling import steer_for_ever

@@ -1,6 +1,6 @@
 """`evermoe update`, killed -9 at one exact point: MODULE:NAME before|after, and then the words of the command line.
 
-python -m tests.flows.killed_update registry.ledger:Ledger.open after update 2025-06
+python -m tests.flows.killed_update registry.book.ledger:Ledger.open after update 2025-06
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from evermoe.months import end_of, start_of
 from evermoe.settings import ROOT, settings
 from flows.lineage.record import digests
 from flows.runtime.parts import open_parts
-from registry.ledger import Ledger
+from registry.book.ledger import Ledger
 from registry.snapshots import Snapshots
 from registry.tracking import Tracking
 from registry.versions import Versions
@@ -274,7 +274,7 @@ POINTS = (
     ("registry.tracking:StepRun.produced", "before"),
     ("flows.gates.rehearsal:ask", "before"),
     ("registry.versions:Versions.tag", "after"),
-    ("registry.ledger:Ledger.open", "after"),
+    ("registry.book.ledger:Ledger.open", "after"),
     ("registry.versions:Versions.set_alias", "after"),
     ("registry.tracking:Tracking._decision", "after"),
 )

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from registry.book.ledger import Ledger
 from registry.controls import Controls
-from registry.ledger import Ledger
 from registry.tracking import Tracking
 from registry.versions import Versions
 

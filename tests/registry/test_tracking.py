@@ -15,9 +15,9 @@ import pytest
 from faults import break_mlflow
 
 from evermoe.errors import BadInput, ServiceUnreachable, StorageUnavailable
-from registry.audit import AuditRow
+from registry.book.audit import AuditRow
+from registry.book.ledger import Ledger
 from registry.evidence import Evidence
-from registry.ledger import Ledger
 from registry.rollout import Decision, Policy, Rollout, new_rollout
 from registry.rules.best_arm import Standing
 from registry.snapshots import Snapshot

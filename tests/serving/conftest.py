@@ -25,8 +25,8 @@ from model import LanguageModel, from_pretrained
 from monitoring.events import EventLog
 from monitoring.keys import Role
 from registry.assignment import Apart
+from registry.book.ledger import Ledger
 from registry.controls import Controls
-from registry.ledger import Ledger
 from registry.rollout import Policy, Rollout, new_rollout
 from registry.tracking import Tracking
 from registry.versions import Versions

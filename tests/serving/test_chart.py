@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from registry.analysis.looks import Look
-from registry.audit import AuditRow
+from registry.book.audit import AuditRow
 from serving.chart import HEIGHT, WIDTH, Chart, charts
 
 AT = datetime(2025, 7, 1, tzinfo=UTC)

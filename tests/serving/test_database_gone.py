@@ -23,7 +23,7 @@ import pytest
 import sqlalchemy as sa
 
 from monitoring.events import EventLog
-from registry.ledger import Ledger
+from registry.book.ledger import Ledger
 from registry.rollout import Decision
 from serving import gateway
 from tests.serving.conftest import Served, wait_for

@@ -12,7 +12,7 @@ import pytest
 from evermoe.errors import NotFound, NotReady, ServiceUnreachable
 from model import LanguageModel, from_pretrained
 from registry.assignment import Apart, assign
-from registry.ledger import Plan
+from registry.book.ledger import Plan
 from registry.rollout import Challenger
 from serving.engine import Engine
 from serving.router import Deployment, Router

@@ -16,7 +16,7 @@ from model import Evaluation, Gate
 from model.compare import Change, Comparison, Confusion, Flip, Move
 from model.gates import Contest
 from registry import pages
-from registry.ledger import Ledger
+from registry.book.ledger import Ledger
 from registry.rollout import Decision, Policy, new_rollout
 from registry.snapshots import SnapshotRow, Snapshots
 

@@ -19,10 +19,10 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from evermoe.errors import Conflict, HomeTooNew, NotFound, StorageUnavailable
 from monitoring import database
-from registry import audit, lease
 from registry.assignment import CHAMPION, arm_of, whole
-from registry.audit import AUDIT, AuditRow, Verification, metadata, storable, stored
-from registry.lease import LASTS, Lease
+from registry.book import audit, lease
+from registry.book.audit import AUDIT, AuditRow, Verification, metadata, storable, stored
+from registry.book.lease import LASTS, Lease
 from registry.rollout import Challenger, Decision, Rollout, Tried, listed, transition
 
 SCHEMA = 3

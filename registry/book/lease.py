@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from evermoe.errors import Conflict
-from registry.audit import metadata, storable, stored
+from registry.book.audit import metadata, storable, stored
 
 LASTS = timedelta(minutes=2)
 """Longer than a look takes; after a controller that died, the next one waits this long at most."""

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from evermoe.errors import BadInput, Conflict, HomeTooNew, NotFound, StorageUnavailable
 from registry import steering
-from registry.ledger import Ledger, Plan
+from registry.book.ledger import Ledger, Plan
 from registry.rollout import Challenger, Decision, Policy, Rollout, new_rollout
 
 OPENED = datetime(2025, 6, 1, 6, tzinfo=UTC)

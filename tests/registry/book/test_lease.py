@@ -9,8 +9,8 @@ import pytest
 
 from evermoe.errors import Conflict
 from registry import steering
-from registry.lease import LASTS, Fenced
-from registry.ledger import Ledger
+from registry.book.lease import LASTS, Fenced
+from registry.book.ledger import Ledger
 from registry.rollout import Decision, Policy, Rollout, new_rollout
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)

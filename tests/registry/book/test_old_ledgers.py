@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from registry.ledger import SCHEMA, Ledger
+from registry.book.ledger import SCHEMA, Ledger
 from registry.rollout import Challenger, Decision
 
 LATER = datetime(2025, 7, 9, tzinfo=UTC)
