@@ -35,8 +35,8 @@ from monitoring.schema import feedback, open_database, requests
 from registry.book.ledger import Ledger
 from registry.controls import Controls
 from registry.rollout import Policy, new_rollout
-from registry.tracking import Tracking
-from registry.versions import Versions
+from registry.tracker.runs import Tracking
+from registry.tracker.versions import Versions
 from tests.browser import CHROMIUM, Browser, chromium
 
 LOADER = ROOT / "tests" / "registry" / "loader.py"

@@ -124,8 +124,8 @@ def serve_gateway(port: int, url: str, folder: str) -> None:
     from registry.book.ledger import Ledger
     from registry.controls import Controls
     from registry.rollout import Policy, new_rollout
-    from registry.tracking import Tracking
-    from registry.versions import Versions
+    from registry.tracker.runs import Tracking
+    from registry.tracker.versions import Versions
     from serving.app import create_app
     from serving.engine import Engine
     from serving.rollouts import Rollouts

@@ -66,7 +66,7 @@ def measure(here: Settings) -> Cost:
 
 def trained(here: Settings) -> tuple[dict[str, float], dict[str, float]]:
     """Seconds of training by month, and the duration of each kind of step over all months, from MLflow."""
-    from registry.tracking import Tracking
+    from registry.tracker.runs import Tracking
 
     tracking = Tracking(here.tracking_uri, here.artifacts)
     by_month: dict[str, float] = {}

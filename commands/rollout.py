@@ -122,7 +122,7 @@ def history(home: Annotated[Path | None, HOME] = None, as_json: Annotated[bool, 
 
 def show_history(rows: Sequence[AuditRow]) -> None:
     """The decisions as a table."""
-    from registry.pages import shared
+    from registry.tracker.pages import shared
 
     table = Table("at (UTC)", "rollout", "action", "share", "by", "why", box=None)
     for row in rows:

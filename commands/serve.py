@@ -74,7 +74,7 @@ def serve_on(
     from registry.assignment import Apart
     from registry.book.ledger import Ledger
     from registry.controls import Controls
-    from registry.tracking import Tracking
+    from registry.tracker.runs import Tracking
     from serving.app import create_app
     from serving.console import Links
     from serving.engine import Engine

@@ -94,7 +94,7 @@ def champion_version(settings: Settings) -> str | None:
         return None  # asking MLflow would make the database
     from mlflow.exceptions import MlflowException
 
-    from registry.mlflow_client import connect
+    from registry.tracker.client import connect
 
     try:
         return str(connect(uri).get_model_version_by_alias("evermoe", "champion").version)

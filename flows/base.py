@@ -19,7 +19,7 @@ from flows.runtime.trainings import Curve, forget_trainings, resumable
 from model import Evaluation, LanguageModel
 from model.gates import Contest
 from registry.snapshots import SnapshotRow
-from registry.versions import Version
+from registry.tracker.versions import Version
 from streams import Columns, open_stream
 
 BASE = "base"

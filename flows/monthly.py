@@ -34,8 +34,8 @@ from flows.snapshots.freezing import freeze, unfrozen
 from flows.snapshots.learned import gathered, learned, unlearned
 from model import Checkpoints, LanguageModel, from_pretrained
 from model.tasks import fingerprint
-from registry.tracking import StepName
-from registry.versions import Version
+from registry.tracker.runs import StepName
+from registry.tracker.versions import Version
 
 REHEARSED = "evermoe.rehearsed"
 

@@ -13,16 +13,16 @@ from datetime import datetime
 from typing import Any
 
 from evermoe.errors import Conflict, NotFound
-from registry import pages
 from registry.book.audit import AuditRow, storable
 from registry.book.lease import Lease
 from registry.book.ledger import Ledger
 from registry.evidence import Verdict
-from registry.pages import Told
 from registry.rollout import Challenger, Decision, Rollout, listed
 from registry.rules.best_arm import Standing
-from registry.tracking import Tracking
-from registry.versions import Version, Versions
+from registry.tracker import pages
+from registry.tracker.pages import Told
+from registry.tracker.runs import Tracking
+from registry.tracker.versions import Version, Versions
 
 PROMOTED = "evermoe.promoted_by"
 RESTORED = "evermoe.restored_by"

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from evermoe.errors import BadInput, Conflict, NotReady
 from registry.controls import Controls
 from registry.rollout import Policy, Rollout, new_rollout
-from registry.versions import Version
+from registry.tracker.versions import Version
 
 
 def start(

@@ -23,7 +23,7 @@ from registry.assignment import CHALLENGER, CHAMPION
 from registry.book.audit import AuditRow
 from registry.evidence import Verdict
 from registry.rollout import Policy, Rollout, Watch, is_watched, rewards_needed
-from registry.versions import Version
+from registry.tracker.versions import Version
 from serving import pages
 from serving.access import Access, Caller, needs
 from serving.bodies import ControlBody

@@ -23,8 +23,8 @@ from registry.book.audit import AuditRow
 from registry.controls import Controls
 from registry.rollout import Decision, Policy, Rollout, Watch
 from registry.rules.best_arm import Standing
-from registry.tracking import SeenDrift
-from registry.versions import Version
+from registry.tracker.runs import SeenDrift
+from registry.tracker.versions import Version
 from serving.router import Deployment
 
 log = logging.getLogger("evermoe.serving")

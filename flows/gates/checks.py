@@ -25,7 +25,7 @@ from flows.runtime.steps import step
 from flows.snapshots.learned import learned, merged
 from monitoring.checks import ENOUGH, Check, CheckPolicy, inspect, usual_figures
 from registry.snapshots import SnapshotRow
-from registry.versions import Version
+from registry.tracker.versions import Version
 
 STOPPED = "evermoe.stopped"  # on the run: which checks stopped the update, and why, as JSON
 

@@ -15,7 +15,7 @@ from typing import Any
 from evermoe.errors import BadInput
 from model.gates import GATES
 from monitoring.checks import CHECKS, ENOUGH
-from registry.versions import Version
+from registry.tracker.versions import Version
 
 OVERRIDE = "evermoe.override"  # on a version and on its gates' run
 OVERRIDDEN = "overridden"  # beside "passed" and "failed", what `evermoe.gates` says of a version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from registry.pages import plain
+from registry.tracker.pages import plain
 
 LONGEST = 200
 NOTE = 5000

@@ -20,7 +20,7 @@ from evermoe.settings import ROOT
 from flows.runtime.parts import Parts
 from flows.snapshots.learned import learned_rows
 from model import Gate, from_pretrained
-from registry.versions import Version
+from registry.tracker.versions import Version
 
 LEASH = ROOT / "commands" / "leash.py"
 QUESTIONS = 5

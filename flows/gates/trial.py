@@ -16,7 +16,7 @@ from registry.analysis.outlook import weighed
 from registry.controls import Controls
 from registry.rollout import make_way, new_rollout
 from registry.starting import salt_of
-from registry.versions import Version
+from registry.tracker.versions import Version
 
 
 @step(name="override the gates")

@@ -12,7 +12,7 @@ from typing import Any
 from flows.lineage.record import FILE, lineage_of, lineage_tags
 from flows.runtime.parts import Parts
 from model import Gate, LanguageModel
-from registry.versions import Version
+from registry.tracker.versions import Version
 
 LOADER = Path(__file__).with_name("pyfunc.py")
 FAILED_GATES = "evermoe.gates_failed_names"  # on a version, as JSON

@@ -24,7 +24,7 @@ from evermoe.settings import ROOT, Params
 from flows.snapshots.learned import LEARNED
 from model import Gate
 from registry.snapshots import Snapshots
-from registry.versions import Versions
+from registry.tracker.versions import Versions
 
 FILE = "lineage.json"
 LIBRARIES = ("evermoe", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scikit-learn")

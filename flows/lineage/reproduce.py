@@ -25,7 +25,7 @@ from flows.runtime.progress import advance
 from flows.snapshots.learned import gathered
 from model import LanguageModel, Step, from_pretrained
 from registry.snapshots import Snapshots
-from registry.versions import Versions
+from registry.tracker.versions import Versions
 
 WORDS = {"base": "train the base", "new": "train", "challenger": "distil", "aligned": "align"}
 

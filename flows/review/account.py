@@ -15,10 +15,10 @@ from flows.runtime.parts import Parts
 from model import LanguageModel
 from model.compare import Comparison, Examined, compare, expert_load
 from registry.controls import TOLD, Controls
-from registry.pages import CARD, Told
 from registry.snapshots import Snapshots
-from registry.tracking import StepName, StepRun
-from registry.versions import Version
+from registry.tracker.pages import CARD, Told
+from registry.tracker.runs import StepName, StepRun
+from registry.tracker.versions import Version
 
 ROUTED_TEXTS = 256
 """How many of the held-out texts show where the routers send their tokens."""

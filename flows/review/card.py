@@ -1,7 +1,7 @@
 """A version's model card: what it is, what changed since its parent, what got worse, and which data made it.
 
 Two pages of one content: Markdown for the version's description, short, and HTML for the run that registered it, whole. Both
-are written before the version is registered, so its number and its trial are left open; `registry/pages.py` fills them in.
+are written before the version is registered, so its number and its trial are left open; `registry/tracker/pages.py` fills them in.
 Texts and labels come from users: in HTML the template escapes them, in Markdown `plain` does, and the page fetches nothing.
 """
 
@@ -17,8 +17,8 @@ from flows.learning.examples import is_held_out
 from model import Gate
 from model.compare import Change, Comparison, Confusion
 from model.gates import Contest
-from registry.pages import NUMBER, Told, in_html, in_markdown, plain
 from registry.snapshots import Snapshots
+from registry.tracker.pages import NUMBER, Told, in_html, in_markdown, plain
 
 SHOWN = 8
 """How many confusions, examples or labels the card lists of each kind."""

@@ -12,8 +12,8 @@ from registry.book.ledger import Ledger
 from registry.rollout import Policy
 from registry.rules.guardrails import Limits
 from registry.snapshots import Snapshots
-from registry.tracking import Tracking
-from registry.versions import Versions
+from registry.tracker.runs import Tracking
+from registry.tracker.versions import Versions
 
 UPDATE_LOCK = "update.lock"
 """The file in the home that an update holds as long as it runs."""

@@ -11,7 +11,7 @@ from typing import Self
 from evermoe.settings import settings
 from flows.runtime.progress import advance
 from model import Checkpoints, Step
-from registry.tracking import StepRun
+from registry.tracker.runs import StepRun
 
 BLOCK = 50
 

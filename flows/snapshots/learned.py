@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from evermoe.settings import Params
 from flows.learning.update import Material, compose
 from registry.snapshots import SnapshotRow, Snapshots
-from registry.versions import Version
+from registry.tracker.versions import Version
 
 LEARNED = "evermoe.learned"  # on a version: the names of its snapshots
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from commands.processes import free_ports
 from flows.lineage.candidate import LOADER
-from registry.versions import Versions
+from registry.tracker.versions import Versions
 
 
 def doctor(home: Path, **env: str) -> tuple[int, dict[str, list[tuple[str, str]]]]:

@@ -159,7 +159,7 @@ def test_serve_and_up_refuse_in_one_line(registered_home: Path, verb: str) -> No
 @pytest.fixture(scope="module")
 def registered_home(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
     """A home with a champion."""
-    from registry.versions import Versions
+    from registry.tracker.versions import Versions
 
     home = tmp_path_factory.mktemp("home")
     (home / "home.json").write_text('{"format": 1}')

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from commands import main
 from evermoe.settings import ROOT, settings
-from registry.versions import Versions
+from registry.tracker.versions import Versions
 
 LOADER = ROOT / "tests" / "registry" / "loader.py"
 

@@ -17,7 +17,7 @@ import pytest
 
 from commands.processes import answers, free_ports
 from flows.lineage.candidate import LOADER
-from registry.versions import Versions
+from registry.tracker.versions import Versions
 
 UP = [sys.executable, "-m", "commands.main", "up"]
 

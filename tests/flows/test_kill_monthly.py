@@ -25,8 +25,8 @@ from flows.lineage.record import digests
 from flows.runtime.parts import open_parts
 from registry.book.ledger import Ledger
 from registry.snapshots import Snapshots
-from registry.tracking import Tracking
-from registry.versions import Versions
+from registry.tracker.runs import Tracking
+from registry.tracker.versions import Versions
 from tests.flows.test_loop import OLD, SMALL, Platform, texts, write_params
 
 pytestmark = pytest.mark.slow
@@ -271,12 +271,12 @@ POINTS = (
     ("mlflow:MlflowClient.create_logged_model", "after"),
     ("mlflow:MlflowClient.log_model_artifacts", "after"),
     ("mlflow:MlflowClient.create_model_version", "after"),
-    ("registry.tracking:StepRun.produced", "before"),
+    ("registry.tracker.runs:StepRun.produced", "before"),
     ("flows.gates.rehearsal:ask", "before"),
-    ("registry.versions:Versions.tag", "after"),
+    ("registry.tracker.versions:Versions.tag", "after"),
     ("registry.book.ledger:Ledger.open", "after"),
-    ("registry.versions:Versions.set_alias", "after"),
-    ("registry.tracking:Tracking._decision", "after"),
+    ("registry.tracker.versions:Versions.set_alias", "after"),
+    ("registry.tracker.runs:Tracking._decision", "after"),
 )
 """Where something has been written and what belongs to it has not, in the order in which a run comes by."""
 

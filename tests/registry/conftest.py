@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 
 from registry.book.ledger import Ledger
 from registry.controls import Controls
-from registry.tracking import Tracking
-from registry.versions import Versions
+from registry.tracker.runs import Tracking
+from registry.tracker.versions import Versions
 
 LOADER = Path(__file__).with_name("loader.py")
 
@@ -29,7 +29,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def blank_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables and nothing else: making them takes seconds, copying them none."""
-    from registry.mlflow_client import connect
+    from registry.tracker.client import connect
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     connect(f"sqlite:///{path}").search_experiments()

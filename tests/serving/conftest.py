@@ -28,8 +28,8 @@ from registry.assignment import Apart
 from registry.book.ledger import Ledger
 from registry.controls import Controls
 from registry.rollout import Policy, Rollout, new_rollout
-from registry.tracking import Tracking
-from registry.versions import Versions
+from registry.tracker.runs import Tracking
+from registry.tracker.versions import Versions
 from serving.access import Access
 from serving.app import create_app
 from serving.engine import Engine

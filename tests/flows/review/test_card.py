@@ -15,10 +15,10 @@ from flows.review.card import Card, Source, figures_of, page, sentence, sources_
 from model import Evaluation, Gate
 from model.compare import Change, Comparison, Confusion, Flip, Move
 from model.gates import Contest
-from registry import pages
 from registry.book.ledger import Ledger
 from registry.rollout import Decision, Policy, new_rollout
 from registry.snapshots import SnapshotRow, Snapshots
+from registry.tracker import pages
 
 EVIL = "</td><script>alert(1)</script> ![x](http://evil.example/x.png) <img src=x onerror=alert(2)>"
 COMPARISON = Comparison(

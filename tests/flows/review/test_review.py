@@ -25,7 +25,7 @@ from commands.processes import free_ports
 from evermoe.months import after, month_of, start_of
 from evermoe.settings import ROOT, settings
 from flows.runtime.parts import Parts, open_parts
-from registry.versions import Version
+from registry.tracker.versions import Version
 from streams import Record, open_stream
 from tests.browser import Browser, shown
 from tests.flows.lived import Users

@@ -21,9 +21,9 @@ from mlflow import MlflowClient
 from safetensors.numpy import save_file
 
 from evermoe.errors import BadInput, NotFound, ServiceUnreachable, StorageUnavailable
-from registry.versions import Version, Versions
+from registry.tracker.versions import Version, Versions
 
-LOADER = Path(__file__).with_name("loader.py")
+LOADER = Path(__file__).parents[1] / "loader.py"
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_a_remote_store_without_the_weights_is_one_clear_line(
     made = register(versions, folder)
     location = versions.client.get_logged_model(made.model_id).artifact_location
     shutil.rmtree(Path(location.removeprefix("file://")) / "artifacts" / "weights")
-    monkeypatch.setattr("registry.versions._local", lambda uri: None)
+    monkeypatch.setattr("registry.tracker.versions._local", lambda uri: None)
     versions.cache = tmp_path / "cache"
     with pytest.raises(NotFound, match="version 1 has no weights"):
         versions.weights("1")

@@ -34,11 +34,11 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 
 from evermoe.errors import BadInput
 from registry.book.audit import AuditRow
-from registry.mlflow_client import connect, experiment_id, in_one_line, mlflow_errors
 from registry.rollout import Rollout
 from registry.rules.best_arm import Standing
 from registry.snapshots import Snapshot
-from registry.system_metrics import watching
+from registry.tracker.client import connect, experiment_id, in_one_line, mlflow_errors
+from registry.tracker.system_metrics import watching
 
 StepName = Literal["drift", "snapshot", "train", "distil", "align", "gates", "rollout"]
 STEPS: tuple[StepName, ...] = ("drift", "snapshot", "train", "distil", "align", "gates", "rollout")

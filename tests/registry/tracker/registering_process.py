@@ -7,7 +7,7 @@ from evermoe.quiet import silence
 
 silence()
 
-from registry.versions import Versions  # noqa: E402  # telemetry is off first
+from registry.tracker.versions import Versions  # noqa: E402  # telemetry is off first
 
 uri, artifacts, folder, loader = sys.argv[1:]
 made = Versions(uri, artifacts=Path(artifacts)).register(

@@ -32,7 +32,7 @@ from mlflow.models import Model
 
 from evermoe.errors import BadInput, NotFound, StorageUnavailable
 from evermoe.locks import exclusive
-from registry.mlflow_client import connect, experiment_id, in_one_line, mlflow_errors
+from registry.tracker.client import connect, experiment_id, in_one_line, mlflow_errors
 
 NAME = "evermoe"
 WEIGHTS = "weights"

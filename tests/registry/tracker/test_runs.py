@@ -21,8 +21,8 @@ from registry.evidence import Evidence
 from registry.rollout import Decision, Policy, Rollout, new_rollout
 from registry.rules.best_arm import Standing
 from registry.snapshots import Snapshot
-from registry.tracking import Tracking
-from registry.versions import Versions
+from registry.tracker.runs import Tracking
+from registry.tracker.versions import Versions
 
 OPENED = datetime(2025, 6, 1, 6, tzinfo=UTC)
 ROLLOUT = new_rollout("june", "2025-06", "1", "2", "salt", Policy(), OPENED)
