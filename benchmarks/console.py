@@ -32,8 +32,8 @@ from evermoe.settings import ROOT
 from model import Example, MoeConfig, Recipe, train_base
 from monitoring.database import writing
 from monitoring.schema import feedback, open_database, requests
+from registry.actions.controls import Controls
 from registry.book.ledger import Ledger
-from registry.controls import Controls
 from registry.rollout import Policy, new_rollout
 from registry.tracker.runs import Tracking
 from registry.tracker.versions import Versions

@@ -121,8 +121,8 @@ def serve_echo(port: int) -> None:
 def serve_gateway(port: int, url: str, folder: str) -> None:
     """The gateway, in the middle of a rollout between two models that answer at once."""
     from monitoring.events import EventLog
+    from registry.actions.controls import Controls
     from registry.book.ledger import Ledger
-    from registry.controls import Controls
     from registry.rollout import Policy, new_rollout
     from registry.tracker.runs import Tracking
     from registry.tracker.versions import Versions

@@ -141,8 +141,8 @@ def start(
     """Put registered versions on trial against the champion: one climbs the ramp, several share the units as feedback leads."""
     why = stated(reason)
     from flows.runtime.parts import policy_of
-    from registry import starting
-    from registry.controls import Controls
+    from registry.actions import starting
+    from registry.actions.controls import Controls
 
     with parts_of(home) as parts:
         controls = Controls(parts.ledger, parts.versions, parts.tracking)
@@ -159,7 +159,7 @@ def pause(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Stop all automatic moves; every unit keeps its arm."""
-    from registry import steering
+    from registry.actions import steering
 
     steer(home, by, reason, as_json, steering.pause)
 
@@ -172,7 +172,7 @@ def resume(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Let a paused rollout move again."""
-    from registry import steering
+    from registry.actions import steering
 
     steer(home, by, reason, as_json, steering.resume)
 
@@ -187,7 +187,7 @@ def share(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Give a challenger this share; automatic steps go on from there."""
-    from registry import steering
+    from registry.actions import steering
 
     steer(home, by, reason, as_json, lambda rollout, why: steering.set_share(rollout, share, why, version))
 
@@ -201,7 +201,7 @@ def promote(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Let a challenger take over now, without waiting for proof."""
-    from registry import steering
+    from registry.actions import steering
 
     steer(home, by, reason, as_json, lambda rollout, why: steering.promote(rollout, why, version))
 
@@ -217,7 +217,7 @@ def abort(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Send all units back to the champion and end the trial, or one version of several, and the others go on."""
-    from registry import steering
+    from registry.actions import steering
 
     steer(home, by, reason, as_json, lambda rollout, why: steering.abort(rollout, why, version))
 
@@ -232,9 +232,9 @@ def revert(
     """Take the last promotion back: the champion before it answers everyone again."""
     why = stated(reason)
     from flows.runtime.parts import policy_of
-    from registry import steering
+    from registry.actions import steering
+    from registry.actions.controls import Controls
     from registry.analysis.outlook import weighed
-    from registry.controls import Controls
 
     with parts_of(home) as parts:
         last = next(reversed(parts.ledger.list()), None)
@@ -253,7 +253,7 @@ def steer(
 ) -> None:
     """Carry out what a person decided on the open rollout, and tell it. Raises `NotReady` where none is open."""
     why = stated(reason)
-    from registry.controls import Controls
+    from registry.actions.controls import Controls
 
     with parts_of(home) as parts:
         rollout = parts.ledger.running()

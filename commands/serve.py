@@ -71,9 +71,9 @@ def serve_on(
     from flows.runtime.parts import open_versions, policy_of
     from model import LanguageModel, from_pretrained
     from monitoring.events import EventLog
+    from registry.actions.controls import Controls
     from registry.assignment import Apart
     from registry.book.ledger import Ledger
-    from registry.controls import Controls
     from registry.tracker.runs import Tracking
     from serving.app import create_app
     from serving.console import Links

@@ -16,10 +16,10 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.runtime.parts import Parts, open_parts, policy_of
 from flows.runtime.steps import at_moment, step
+from registry.actions.controls import Controls
 from registry.analysis.outlook import Weighed, outlook, weighed
 from registry.analysis.watching import watch, watch_promoted
 from registry.book.lease import Fenced
-from registry.controls import Controls
 from registry.rollout import Decision, Policy, Rollout, guard, is_watched, listed
 from registry.rules.best_arm import Standing
 

@@ -15,12 +15,12 @@ from evermoe.errors import BadInput, Conflict, NotFound, NotReady
 from monitoring.events import Counts, EventLog
 from monitoring.expert_rewards import ExpertRewards, compare
 from monitoring.glance import Glance, glance
-from registry import starting, steering
+from registry.actions import starting, steering
+from registry.actions.controls import Controls
 from registry.analysis.looks import Look, Looks
 from registry.analysis.outlook import Weighed, arms_of, in_time, weighed
 from registry.analysis.watching import watch
 from registry.book.audit import AuditRow
-from registry.controls import Controls
 from registry.rollout import Decision, Policy, Rollout, Watch
 from registry.rules.best_arm import Standing
 from registry.tracker.runs import SeenDrift

@@ -12,10 +12,10 @@ from flows.lineage.candidate import FAILED_GATES, attempt
 from flows.runtime.parts import Parts, policy_of
 from flows.runtime.steps import step
 from monitoring.checks import CHECKS
+from registry.actions.controls import Controls
+from registry.actions.starting import salt_of
 from registry.analysis.outlook import weighed
-from registry.controls import Controls
 from registry.rollout import make_way, new_rollout
-from registry.starting import salt_of
 from registry.tracker.versions import Version
 
 

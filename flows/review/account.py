@@ -14,7 +14,7 @@ from flows.review.card import Card, Source, figures_of, page
 from flows.runtime.parts import Parts
 from model import LanguageModel
 from model.compare import Comparison, Examined, compare, expert_load
-from registry.controls import TOLD, Controls
+from registry.actions.controls import TOLD, Controls
 from registry.snapshots import Snapshots
 from registry.tracker.pages import CARD, Told
 from registry.tracker.runs import StepName, StepRun
@@ -88,7 +88,7 @@ def name_data(run: StepRun, snapshots: Snapshots, sources: Sequence[Source]) -> 
 
 def present(parts: Parts, number: str) -> None:
     """Fill in the number of a version, and why it is not on trial where it is not. Once it was, its trial is told by
-    `registry.controls`."""
+    `registry.actions.controls`."""
     version = parts.versions.get(number)
     if TOLD not in version.tags:
         Controls(parts.ledger, parts.versions, parts.tracking).tell(version, untried(version))

@@ -128,7 +128,7 @@ def _sentence(rollout: Rollout, tried: Challenger) -> str:
 
 
 def _proof(rollout: Rollout, tried: Challenger, evidence: dict[str, Any]) -> list[tuple[str, str]]:
-    """The figures of a verdict, as `registry.controls.evidence_of` keeps them."""
+    """The figures of a verdict, as `registry.actions.controls.evidence_of` keeps them."""
     counted = [
         f"version {version} {evidence.get(f'mean_{arm}', float('nan')):.3f} over {evidence.get(f'rewards_{arm}', 0)}"
         for arm, version in (("challenger", tried.version), ("champion", rollout.champion))

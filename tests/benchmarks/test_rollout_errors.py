@@ -15,10 +15,10 @@ from statsmodels.stats.proportion import samplesize_proportions_2indep_onetail
 from benchmarks.rollout_errors import equal, fixed_horizon, share_of
 from benchmarks.rollout_worlds import Traffic, Users, live, traffic
 from evermoe.settings import ROOT
+from registry.actions.steering import set_share
 from registry.evidence import Evidence
 from registry.rollout import Policy, Rollout, decide, new_rollout, transition
 from registry.rules.best_arm import Standing
-from registry.steering import set_share
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 POLICY = Policy(shares=(0.01, 0.05, 0.1, 0.25, 0.5), max_days=10_000)

@@ -15,8 +15,8 @@ from evermoe.settings import settings
 from flows.lineage.candidate import LOADER
 from flows.runtime.parts import Parts, open_parts, policy_of
 from monitoring.events import Feedback
-from registry import steering
-from registry.controls import Controls
+from registry.actions import steering
+from registry.actions.controls import Controls
 from registry.evidence import Evidence
 from registry.rollout import new_rollout
 from registry.rules.best_arm import Standing

@@ -16,8 +16,8 @@ from evermoe.settings import settings
 from flows.lineage.candidate import LOADER
 from flows.runtime.parts import Parts, open_parts, policy_of
 from monitoring.events import Feedback
+from registry.actions.controls import Controls
 from registry.assignment import assign
-from registry.controls import Controls
 from registry.rollout import new_rollout
 from tests.monitoring.rows_for_tests import a_request
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from registry.actions.controls import Controls
 from registry.book.ledger import Ledger
-from registry.controls import Controls
 from registry.tracker.runs import Tracking
 from registry.tracker.versions import Versions
 

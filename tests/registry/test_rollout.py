@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evermoe.errors import BadInput, Conflict
 from registry import rollout as r
-from registry import steering
+from registry.actions import steering
 from registry.evidence import Verdict
 from registry.rollout import Decision, Policy, Rollout, Watch, decide, new_rollout, transition
 from registry.rules.best_arm import Standing

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evermoe.errors import BadInput, Conflict
-from registry import steering
+from registry.actions import steering
 from registry.analysis.outlook import outlook, weighed
 from registry.assignment import assign
 from registry.evidence import Evidence, Verdict

@@ -24,9 +24,9 @@ from evermoe.settings import ROOT
 from model import LanguageModel, from_pretrained
 from monitoring.events import EventLog
 from monitoring.keys import Role
+from registry.actions.controls import Controls
 from registry.assignment import Apart
 from registry.book.ledger import Ledger
-from registry.controls import Controls
 from registry.rollout import Policy, Rollout, new_rollout
 from registry.tracker.runs import Tracking
 from registry.tracker.versions import Versions

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from registry.actions.steering import set_share
 from registry.analysis.outlook import Weighed, outlook
 from registry.evidence import Evidence, Verdict
 from registry.rollout import Policy, Rollout, Watch, new_rollout, transition
 from registry.rules.best_arm import Standing
 from registry.rules.guardrails import Guarded
 from registry.rules.signals import Signal
-from registry.steering import set_share
 from serving.console import waits_for
 from serving.words import WORDS
 

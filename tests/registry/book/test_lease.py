@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from evermoe.errors import Conflict
-from registry import steering
+from registry.actions import steering
 from registry.book.lease import LASTS, Fenced
 from registry.book.ledger import Ledger
 from registry.rollout import Decision, Policy, Rollout, new_rollout

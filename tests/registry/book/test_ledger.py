@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from evermoe.errors import BadInput, Conflict, HomeTooNew, NotFound, StorageUnavailable
-from registry import steering
+from registry.actions import steering
 from registry.book.ledger import Ledger, Plan
 from registry.rollout import Challenger, Decision, Policy, Rollout, new_rollout
 

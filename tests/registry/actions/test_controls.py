@@ -10,13 +10,13 @@ import pytest
 from faults import break_mlflow, mend_mlflow
 
 from evermoe.errors import Conflict, StorageUnavailable
-from registry import steering
-from registry.controls import Controls
+from registry.actions import steering
+from registry.actions.controls import Controls
 from registry.evidence import Evidence
 from registry.rollout import Decision, Policy, Rollout, new_rollout
 from registry.rules.best_arm import Standing
 
-LOADER = Path(__file__).with_name("loader.py")
+LOADER = Path(__file__).parents[1] / "loader.py"
 OPENED = datetime(2025, 7, 1, 6, tzinfo=UTC)
 LATER = OPENED + timedelta(days=3)
 

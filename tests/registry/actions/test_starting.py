@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from evermoe.errors import BadInput, Conflict, NotFound, NotReady
-from registry.controls import Controls
+from registry.actions.controls import Controls
+from registry.actions.starting import start
+from registry.actions.steering import abort
 from registry.evidence import Evidence
 from registry.rollout import Policy, Rollout
 from registry.rules.best_arm import Standing
-from registry.starting import start
-from registry.steering import abort
 
 OPENED = datetime(2025, 7, 1, 6, tzinfo=UTC)
 LATER = OPENED + timedelta(days=3)

@@ -11,7 +11,7 @@ from datetime import datetime
 from hashlib import blake2b
 
 from evermoe.errors import BadInput, Conflict, NotReady
-from registry.controls import Controls
+from registry.actions.controls import Controls
 from registry.rollout import Policy, Rollout, new_rollout
 from registry.tracker.versions import Version
 
