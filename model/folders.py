@@ -44,7 +44,7 @@ class Contents:
     tokenizer: PreTrainedTokenizerFast | None
     labels: Sequence[str]
     max_length: int | None
-    temperature: float = 1.0
+    temperature: float
 
 
 def read_folder(folder: Path) -> Contents:

@@ -95,20 +95,18 @@ class LanguageModel:
         network is more than that format can say.
         """
         folder = Path(folder)
-        tokenizer = None if self._codec is None else self._codec.tokenizer
-        write_folder(folder, Contents(self.network, tokenizer, self.labels, self.max_length, self.temperature), layout)
+        held = Contents(self.network, self._tokenizer, self.labels, self.max_length, self.temperature)
+        write_folder(folder, held, layout)
         return folder
 
     def copy(self, labels: Sequence[str] = ()) -> LanguageModel:
         """An independent copy that also knows `labels`; the tokenizer is shared, since it never changes."""
         network = copy.deepcopy(self.network).eval()
-        tokenizer = None if self._codec is None else self._codec.tokenizer
-        return LanguageModel(network, tokenizer, [*self.labels, *labels], self.max_length, self.temperature)
+        return LanguageModel(network, self._tokenizer, [*self.labels, *labels], self.max_length, self.temperature)
 
     def at(self, temperature: float) -> LanguageModel:
         """The same model, as certain as this temperature says; the network is shared."""
-        tokenizer = None if self._codec is None else self._codec.tokenizer
-        return LanguageModel(self.network, tokenizer, self.labels, self.max_length, temperature)
+        return LanguageModel(self.network, self._tokenizer, self.labels, self.max_length, temperature)
 
     def classify(
         self, texts: Sequence[str], labels: Sequence[str] | None = None, batch_size: int = 32
@@ -178,6 +176,10 @@ class LanguageModel:
         if len(text) > shown:
             yield text[shown:]
         return Generated(len(context), len(produced), finish)
+
+    @property
+    def _tokenizer(self) -> PreTrainedTokenizerFast | None:
+        return None if self._codec is None else self._codec.tokenizer
 
     def _trie_of(self, labels: tuple[str, ...]) -> LabelTrie:
         kept = self._trie

@@ -1,4 +1,4 @@
-"""What an update is examined on: every past month, within a bound."""
+"""What an update learns from, what it is examined on, and how certain its challenger is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from evermoe.settings import load_params
-from flows.learning.update import assured, compose
+from flows.learning.update import compose, update
 from model import from_pretrained
 from model.calibration import temperature_for
 from registry.snapshots import SnapshotRow
@@ -47,6 +47,7 @@ def test_the_challenger_is_as_certain_as_would_have_suited_its_parent_in_this_mo
     champion = from_pretrained(tiny_model_folder)
     surprising = [("fix the row", "net.switch"), ("rename the table", "net.switch"), ("fix the port", "db.sql")] * 20
     fresh = [SnapshotRow(text, label, None, datetime(2025, 1, 1, tzinfo=UTC), "s") for text, label in surprising]
-    material = compose(fresh, [], load_params().update.model_copy(update={"unit_share": 1.0}), 60)
-    challenger = assured(champion, champion.copy(), material)
+    params = load_params().update.model_copy(update={"unit_share": 1.0})
+    material = compose(fresh, [], params, 60)
+    challenger = update(champion, material, params, lambda name, training: champion.copy()).challenger
     assert challenger.temperature == temperature_for(champion, material.domain) > 1.2
