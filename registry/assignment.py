@@ -23,6 +23,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Protocol
 
 from evermoe.errors import BadInput
 
@@ -32,6 +33,17 @@ CHALLENGER = "challenger"
 
 _HOLDOUT_SALT = "evermoe holdout"  # one for all rollouts: the same units stay out of each
 _ROUNDING = 1e-9  # how far shares such as 0.1 + 0.2 + 0.7 may pass 1
+
+
+class Drawn(Protocol):
+    """A unit's draw, as its first request logs it; `monitoring.events.FirstRequest` is one."""
+
+    @property
+    def arm(self) -> str: ...
+    @property
+    def propensity(self) -> float: ...
+    @property
+    def shares(self) -> Mapping[str, float] | None: ...
 
 
 def arm_of(version: str, alone: bool) -> str:

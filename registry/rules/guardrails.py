@@ -19,7 +19,7 @@ which costs a release and no user; and where the previous champion had few reque
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -27,24 +27,18 @@ from typing import Protocol
 import numpy as np
 
 from evermoe.errors import BadInput
-from registry.assignment import CHALLENGER, CHAMPION, shares_at
+from registry.assignment import CHALLENGER, CHAMPION, Drawn, shares_at
 from registry.betting import log_wealth, log_wealth_over_limit, outcomes_of
 
 NAMES = ("errors", "slow answers", "empty answers")
 _Z = 2.576  # of the 99% upper end of the previous champion's rate
 
 
-class Marked(Protocol):
-    """The first request of a unit; `monitoring.events.FirstRequest` is one."""
+class Marked(Drawn, Protocol):
+    """The first request of a unit, with what may have gone wrong in it; `monitoring.events.FirstRequest` is one."""
 
     @property
     def at(self) -> datetime: ...
-    @property
-    def arm(self) -> str: ...
-    @property
-    def propensity(self) -> float: ...
-    @property
-    def shares(self) -> Mapping[str, float] | None: ...
     @property
     def failed(self) -> bool: ...
     @property

@@ -24,28 +24,16 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from monitoring.events import Met, Units
-from registry.assignment import CHAMPION, is_drawn, shares_at, stretches
+from registry.assignment import CHAMPION, Drawn, is_drawn, shares_at, stretches
 from registry.betting import log_ratio_of_counts
 
 ALPHA = 0.001
 CROSSED_SHARE = 0.01  # of the units
 _ROUNDING = 1e-9  # of shares that were added up
-
-
-class Drawn(Protocol):
-    """The first request of a unit; `monitoring.events.FirstRequest` is one."""
-
-    @property
-    def arm(self) -> str: ...
-    @property
-    def propensity(self) -> float: ...
-    @property
-    def shares(self) -> Mapping[str, float] | None: ...
 
 
 @dataclass(frozen=True)
