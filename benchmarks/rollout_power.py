@@ -49,6 +49,8 @@ class Told:
     agreed: bool
     requested_at: datetime
     shares: None = None
+    unit_given: bool = True
+    api_key: str = ""
 
 
 @dataclass(frozen=True)

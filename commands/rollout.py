@@ -57,6 +57,7 @@ def status(home: Annotated[Path | None, HOME] = None, as_json: Annotated[bool, J
         "rollout": content_of(rollout) if rollout else None,
         "evidence": plain(asdict(seen.verdict)) if seen else None,
         "arms": arms_of(rollout, seen) if rollout and seen else None,
+        "left_out": seen.left_out if seen else None,
         "next": asdict(seen.next) if seen else None,
     }
     if as_json:
@@ -69,6 +70,10 @@ def status(home: Annotated[Path | None, HOME] = None, as_json: Annotated[bool, J
     typer.echo(f"rollout {rollout.id}: {meets(rollout)} ({rollout.status})")
     if rollout.several:
         show_arms(rollout, seen)
+    if seen.left_out:
+        typer.echo(
+            f"left out: {seen.left_out} rewards on requests without a unit, beyond what one API key may give; send units"
+        )
     typer.echo(f"next: {seen.next.action}; {seen.next.reason}")
 
 

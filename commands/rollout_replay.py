@@ -38,7 +38,7 @@ def replay(
     from flows.runtime.parts import policy_of
     from registry.analysis.offline import Fixed, Live
     from registry.analysis.offline import replay as live_again
-    from registry.analysis.outlook import in_time
+    from registry.analysis.outlook import counting
 
     with parts_of(home) as parts:
         known = parts.ledger.list()
@@ -50,7 +50,7 @@ def replay(
         given: dict[str, Any] = {name: one for name, one in asked.items() if one is not None}
         policy = replace(policy_of(parts.params), **given)
         chooser = Fixed(ramp[0], chosen) if len(ramp) == 1 else Live(policy, chosen, timedelta(hours=hours))
-        rewards = in_time(parts.events.rewards(chosen.id), policy, datetime.now(UTC))
+        rewards = counting(parts.events.rewards(chosen.id), policy, datetime.now(UTC))
     found = live_again(rewards, chooser, walk=partial(track, console=Console(stderr=True), transient=True))
     if as_json:
         typer.echo(json.dumps(shape(found, chosen, policy)))

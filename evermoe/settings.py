@@ -151,6 +151,7 @@ class RolloutParams(Section):
     max_days: int
     max_rewards: int
     feedback_days: float
+    unnamed_per_key: int = 1000
     guardrails: GuardrailParams
     floor: float = 0.05
     least_move: float = 0.05

@@ -148,13 +148,22 @@ class EventLog:
                 feedback.c.at.label("feedback_at"),
                 case((requests.c.shadow == requests.c.output, True), else_=False).label("agreed"),
                 requests.c.shares,
+                requests.c.api_key,
             )
             .join_from(requests, feedback, feedback.c.response_id == requests.c.id)
             .where(requests.c.rollout == rollout, feedback.c.counted, or_(requests.c.error.is_(None), ~_FAILED))
             .order_by(feedback.c.sequence)
         )
         failed_query = (
-            select(*fields, literal(0.0), requests.c.at, requests.c.at, literal(False), requests.c.shares)
+            select(
+                *fields,
+                literal(0.0),
+                requests.c.at,
+                requests.c.at,
+                literal(False),
+                requests.c.shares,
+                requests.c.api_key,
+            )
             .where(requests.c.rollout == rollout, _FAILED)
             .order_by(requests.c.at, requests.c.id)
         )

@@ -99,6 +99,8 @@ class Reward:
     """Whether both arms are known to give this answer, so that the reward says nothing of their difference."""
     shares: dict[str, float] | None = None
     """As the request has them."""
+    api_key: str = ""
+    """The key that asked; empty where none is needed."""
 
 
 @dataclass(frozen=True)

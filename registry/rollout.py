@@ -50,7 +50,7 @@ class Policy:
     the `floor` each, and never have less while they are in; together they climb no faster than a step of the ramp at a time,
     and beyond its top go where feedback leads. Their shares move by `least_move` of the units or not at all. After `max_days`,
     or with `max_rewards` counted, an undecided rollout ends and the champion stays. Feedback counts within `feedback_days` of its
-    request.
+    request; on requests without a unit, `unnamed_per_key` times from one API key.
     """
 
     alpha: float = 0.05
@@ -59,6 +59,7 @@ class Policy:
     max_days: float = 62
     max_rewards: int = 60_000
     feedback_days: float = 14
+    unnamed_per_key: int = 1000
     floor: float = 0.05
     least_move: float = 0.05
     limits: Limits = field(default_factory=Limits)
@@ -78,6 +79,8 @@ class Policy:
             raise BadInput(f"rollout alpha is {self.alpha}; it must lie between 0 and 1")
         if not 0.0 < self.floor <= 0.5 or not 0.0 <= self.least_move < 1.0:
             raise BadInput("rollout floor must be above 0 and at most 0.5, least_move 0 or more and below 1")
+        if self.unnamed_per_key < 0:
+            raise BadInput("rollout unnamed_per_key is a count of rewards, 0 or more")
         if self.min_rewards_per_step < 1 or self.max_rewards < 1 or self.max_days <= 0 or self.feedback_days <= 0:
             raise BadInput(
                 "rollout min_rewards_per_step and max_rewards must be 1 or more, max_days and feedback_days above 0"

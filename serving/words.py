@@ -43,6 +43,8 @@ WORDS: dict[Language, dict[str, str]] = {
         "share_bar": "Share of the challenger: {share}. Steps of the ramp: {ramp}.",
         "holdout": "{share} of all users are held out of rollouts: they meet version {champion} and move no verdict; the "
         "shares are of the others.",
+        "left_out": "{count} rewards on requests without a unit are left out: of one API key's, {most} count. Clients that send a "
+        "unit have no such limit.",
         "next_step": "What it waits for",
         "why_paused": "It is paused: its share stays and its users keep their version until someone resumes it. Evidence still "
         "gathers.",
@@ -260,6 +262,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "since": "开启于 {opened}，当前流量始于 {step}。",
         "share_bar": "挑战者流量：{share}。爬坡台阶：{ramp}。",
         "holdout": "所有用户中有 {share} 不参与灰度发布：由版本 {champion} 应答，不影响结论；上述流量是其余用户中的比例。",
+        "left_out": "{count} 条不带用户标识的请求的反馈未计入：同一 API 密钥最多计 {most} 条。带上用户标识的客户端不受此限。",
         "next_step": "在等什么",
         "why_paused": "已暂停：在有人恢复之前，流量不变，用户所遇版本不变；证据仍在积累。",
         "why_promote": "证据已足够：下一次自动步骤将让版本 {challenger} 转正。",

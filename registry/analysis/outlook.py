@@ -5,6 +5,7 @@ Changes nothing. The look that does is `flows/rollout.py`'s.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -26,6 +27,8 @@ class Weighed:
 
     standing: Standing
     told_at: tuple[datetime, ...]
+    left_out: int = 0
+    """Rewards of requests without a unit beyond what one key may give (`counting`)."""
 
     @property
     def verdict(self) -> Verdict:
@@ -35,12 +38,14 @@ class Weighed:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What the rewards prove, how many of them came since the shares last changed, and what follows from it."""
+    """What the rewards prove, how many of them came since the shares last changed, and what follows from it; `left_out` as in
+    `Weighed`."""
 
     standing: Standing
     since_step: int
     next: Decision
     watch: Watch
+    left_out: int = 0
 
     @property
     def verdict(self) -> Verdict:
@@ -51,6 +56,21 @@ class Outlook:
 def in_time(rewards: Sequence[R], policy: Policy, now: datetime) -> list[R]:
     """The rewards that had arrived by `now` and within the policy's window after their request."""
     return [reward for reward in rewards if reward.at <= now and reward.at - reward.requested_at <= policy.window]
+
+
+def counting(rewards: Sequence[R], policy: Policy, now: datetime) -> list[R]:
+    """Those of the rewards in time, in order of arrival, that a verdict may rest on.
+
+    Nobody can say whether two requests without a unit are the same person's, so one client could vote as a crowd: of each API
+    key's the first `unnamed_per_key` count. Which those are is settled by what came before, so the test stays valid.
+    """
+    unnamed, found = Counter[str](), list[R]()
+    for reward in in_time(rewards, policy, now):
+        if not reward.unit_given and not reward.agreed:
+            unnamed[reward.api_key] += 1
+        if reward.unit_given or unnamed[reward.api_key] <= policy.unnamed_per_key:
+            found.append(reward)
+    return found
 
 
 def arms_of(rollout: Rollout, policy: Policy) -> BestArm:
@@ -76,20 +96,21 @@ def standing_of(rollout: Rollout, arms: BestArm, now: datetime) -> Standing:
 
 
 def weighed(rollout: Rollout, rewards: Sequence[Rewarded], policy: Policy, now: datetime) -> Weighed:
-    """What a rollout's rewards in order of arrival prove, those left out that are not in time.
+    """What a rollout's rewards in order of arrival prove, those left out that do not count.
 
     It follows from the log and the ledger alone: whoever looks, and however often the controller was started, sees the same.
     """
-    seen = in_time(rewards, policy, now)
+    seen = counting(rewards, policy, now)
     arms = arms_of(rollout, policy)
     for reward in seen:
         arms.take(reward)
     standing = standing_of(rollout, arms, now)
-    return Weighed(standing, tuple(reward.at for reward in seen if not reward.agreed))
+    left_out = len(in_time(rewards, policy, now)) - len(seen)
+    return Weighed(standing, tuple(reward.at for reward in seen if not reward.agreed), left_out)
 
 
 def outlook(rollout: Rollout, proof: Weighed, policy: Policy, now: datetime, watch: Watch = Watch()) -> Outlook:
     """What follows for `rollout` as it stands."""
     since_step = sum(at >= rollout.step_started_at for at in proof.told_at)
     decision = decide(rollout, proof.standing, policy, now, since_step, watch)
-    return Outlook(proof.standing, since_step, decision, watch)
+    return Outlook(proof.standing, since_step, decision, watch, proof.left_out)

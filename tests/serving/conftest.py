@@ -130,6 +130,7 @@ def start(home: Path) -> Iterator[Callable[..., Served]]:
             feedback_window: timedelta | None = None,
             limits: Limits | None = None,
             apart: Apart = Apart(),
+            policy: Policy = Policy(),
         ) -> Served:
             url, tracking_uri = database or f"sqlite:///{home / 'events.db'}", f"sqlite:///{home / 'mlflow.db'}"
             versions = Versions(tracking_uri, artifacts=home / "artifacts")
@@ -137,7 +138,7 @@ def start(home: Path) -> Iterator[Callable[..., Served]]:
             events, ledger = EventLog(url, feedback_window=feedback_window), stack.enter_context(Ledger(url))
             controls = Controls(ledger, versions, tracking)
             engine = Engine(lambda version: from_pretrained(versions.weights(version)), threads=1, waiting=waiting)
-            rollouts = Rollouts(controls, events, Policy())
+            rollouts = Rollouts(controls, events, policy)
             router = Router(rollouts.deployment, engine, every=0.05, reload_after=0.0, apart=apart)
             app = create_app(
                 engine=engine, router=router, events=events, rollouts=rollouts, limits=limits, replay=replay

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import httpx
@@ -258,6 +259,20 @@ def test_the_console_says_which_share_is_held_out_where_one_is(start: Callable[.
     said = Text(served.http.get("/").text).said
     assert "Version 2 meets 30% of the users" in said
     assert "10% of all users are held out of rollouts: they meet version 1" in said
+
+
+def test_a_client_that_sends_no_units_is_no_crowd_and_the_console_says_so(start: Callable[..., Served]) -> None:
+    served = start(policy=Policy(unnamed_per_key=2))
+    rollout = served.open_rollout(share=0.5)
+    client, reviewer = served.as_("client", "reviewer")
+    for vote, user in enumerate((None, None, None, "ann", None, None)):
+        body = {"model": "evermoe", "prompt": "fix the", "max_tokens": 2} | ({"user": user} if user else {})
+        answer = client.post("/v1/completions", json=body).json()
+        told = {"id": answer["id"], "key": f"{vote}", "score": 1}
+        assert client.post("/v1/feedback", json=told).status_code == 200
+    proof = Rollouts(served.controls, served.events, Policy(unnamed_per_key=2)).proof(rollout, datetime.now(UTC))
+    assert (sum(proof.weighed.verdict.rewards.values()), proof.weighed.left_out) == (3, 3)
+    served.follow(lambda: "3 rewards on requests without a unit are left out" in Text(reviewer.get("/").text).said)
 
 
 def test_the_console_without_a_rollout_says_so(served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from monitoring.events import Reward
@@ -30,6 +31,26 @@ def test_feedback_later_than_its_window_moves_no_verdict_and_no_step() -> None:
 def test_feedback_after_now_is_not_there_yet() -> None:
     rewards = [told(0, timedelta(hours=1)), told(1, timedelta(hours=5))]
     assert len(weighed(ROLLOUT, rewards, POLICY, OPENED + timedelta(hours=2)).told_at) == 1
+
+
+def test_a_key_without_units_is_no_crowd() -> None:
+    policy = replace(POLICY, unnamed_per_key=3)
+    crowd = [replace(told(number, timedelta(0)), unit_given=False, api_key="ann") for number in range(10_000)]
+    other = [replace(told(number, timedelta(0)), unit_given=False, api_key="bob") for number in (20_002, 20_003)]
+    named = [told(number, timedelta(0)) for number in (30_004, 30_005)]
+    later = OPENED + timedelta(days=9_999)
+    proof = weighed(ROLLOUT, [*crowd, *other, *named], policy, later)
+    assert sum(proof.verdict.rewards.values()) == 3 + 2 + 2
+    assert proof.left_out == 9_997
+    assert outlook(ROLLOUT, proof, policy, later).left_out == 9_997
+    few = weighed(ROLLOUT, [*crowd[:3], *other, *named], policy, later)
+    assert (few.verdict, few.left_out) == (proof.verdict, 0)
+
+
+def test_answers_that_both_versions_give_use_up_none_of_what_a_key_may_give() -> None:
+    policy = replace(POLICY, unnamed_per_key=1)
+    seen = [replace(told(number, timedelta(0), agreed=number < 5), unit_given=False) for number in range(6)]
+    assert weighed(ROLLOUT, seen, policy, OPENED + timedelta(days=9)).left_out == 0
 
 
 def test_an_outlook_says_what_the_next_look_would_do() -> None:
