@@ -65,9 +65,12 @@ class BaseParams(Section):
     pretrained: Literal["smollm2"] | None = None
     max_records: int
     epochs: float
+    min_steps: int = 0
+    most_epochs: float = 0.0
     batch_size: int
     learning_rate: float
     text_loss_weight: float
+    token_split: float = 0.0
     seed: int
 
 

@@ -21,6 +21,7 @@ from model.loop import Recipe, Report, Step, fit
 from model.mixture import Example, replay
 from model.parallel import Ranks
 from model.preferences import Alignment, Preferences, Thumb
+from model.splitting import SplittingCodec
 from model.tasks import Distillation, Language, Objective, Supervised, Task
 from model.tokens import train_tokenizer
 
@@ -51,7 +52,9 @@ def supervised(
     model: LanguageModel, stages: Iterable[Stage], lessons: Sequence[Lesson], recipe: Recipe, objective: Objective
 ) -> list[Task]:
     """A task for each stage, all on the same lessons."""
-    return [Supervised(stage, lessons, model.codec, recipe.text_loss_weight, objective) for stage in stages]
+    split = recipe.token_split
+    codec = SplittingCodec(model.tokenizer, model.max_length, split) if split else model.codec
+    return [Supervised(stage, lessons, codec, recipe.text_loss_weight, objective) for stage in stages]
 
 
 def preferences(

@@ -28,7 +28,8 @@ from model.tasks import Task, fingerprint
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how hard to train. `text_loss_weight` is the weight of predicting a text token beside a label token.
+    """How long and how hard to train. `text_loss_weight` is the weight of predicting a text token beside a label token,
+    `token_split` the share of a text's tokens that are cut into smaller ones, other ones each time (`splitting.py`).
 
     The rate rises over the share `warmup` of the steps and then falls as a half cosine (source document, section 4.1).
     """
@@ -38,6 +39,7 @@ class Recipe:
     learning_rate: float
     text_loss_weight: float
     seed: int
+    token_split: float = 0.0
     warmup: float = 0.05
     weight_decay: float = 0.05
     clip: float = 1.0

@@ -82,7 +82,7 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     params["model"] |= {"hidden_size": 32, "experts": 16, "experts_per_token": 4, "expert_size": 16, "vocab_size": 600}
     params["model"] |= {"shared_expert_size": 32, "heads": 2, "max_length": 32}
     params["model"] |= {"fewest_per_token": 2, "most_per_token": 8, "experts_at_first": 8}
-    params["base"] |= {"epochs": 8, "learning_rate": 1.0e-2}
+    params["base"] |= {"epochs": 8, "min_steps": 0, "batch_size": 32, "learning_rate": 1.0e-2}
     params["update"] |= {"epochs": 6, "distil_epochs": 6, "learning_rate": 5.0e-3, "distil_learning_rate": 5.0e-3}
     params["gates"] |= {"latency_ratio": 20.0}
     file = tmp_path_factory.mktemp("params") / "params.yaml"

@@ -24,6 +24,7 @@ from model import (
     train_month,
     upcycle,
 )
+from model.batches import steps_of
 from model.learn import Report
 from registry.snapshots import SnapshotRow
 from streams.record import Record
@@ -53,7 +54,15 @@ def learn(
     A pretrained one is brought from the package index, given experts, and then learns the examples as a month is learned.
     """
     base = params.base
-    recipe = Recipe(base.epochs, base.batch_size, base.learning_rate, base.text_loss_weight, base.seed)
+    enough = base.min_steps / steps_of(len(examples), base.batch_size, 1)
+    recipe = Recipe(
+        epochs=max(base.epochs, min(enough, base.most_epochs)),
+        batch_size=base.batch_size,
+        learning_rate=base.learning_rate,
+        text_loss_weight=base.text_loss_weight,
+        seed=base.seed,
+        token_split=base.token_split,
+    )
     if base.pretrained is not None:
         return train_month(pretrained(params), examples, (), recipe, report, checkpoints=checkpoints)
     sizes = params.model

@@ -46,7 +46,7 @@ SMALL = {
         "max_length": 32,
         "token_dropout": 0.0,
     },
-    "base": {"epochs": 6, "learning_rate": 1.0e-2},
+    "base": {"epochs": 6, "min_steps": 0, "batch_size": 32, "learning_rate": 1.0e-2},
     "update": {"epochs": 6, "distil_epochs": 6, "learning_rate": 5.0e-3, "distil_learning_rate": 5.0e-3},
     "gates": {"calibration_error": 0.9, "latency_ratio": 20.0, "past_month_loss": 50.0, "past_average_loss": 30.0},
     "rollout": {"shares": [0.5], "min_rewards_per_step": 1},

@@ -46,7 +46,7 @@ WAYS = ["option", "default", "check", "limit"]
 SMALL: dict[str, dict[str, object]] = {
     "model": {"vocab_size": 400, "hidden_size": 32, "heads": 2, "experts": 16, "experts_per_token": 4}
     | {"fewest_per_token": 1, "most_per_token": 8, "experts_at_first": 8, "expert_size": 16, "shared_expert_size": 16},
-    "base": {"epochs": 6, "learning_rate": 1.0e-2},
+    "base": {"epochs": 6, "min_steps": 0, "batch_size": 32, "learning_rate": 1.0e-2},
     "update": {"epochs": 4, "distil_epochs": 4, "learning_rate": 5.0e-3, "distil_learning_rate": 5.0e-3},
     "gates": {"calibration_error": 0.9, "latency_ratio": 20.0, "past_month_loss": 50.0, "past_average_loss": 30.0},
     "rollout": {"shares": [0.5], "min_rewards_per_step": 1},
