@@ -201,6 +201,8 @@ class Told:
     agreed: bool
     requested_at: datetime = START
     shares: None = None
+    unit_given: bool = True
+    api_key: str = ""
 
 
 def weigh(rewards: Sequence[Rewarded], now: datetime) -> Verdict:
