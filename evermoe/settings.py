@@ -66,7 +66,7 @@ class BaseParams(Section):
     max_records: int
     epochs: float
     min_steps: int = 0
-    most_epochs: float = 0.0
+    most_epochs: float = 32.0
     batch_size: int
     learning_rate: float
     text_loss_weight: float

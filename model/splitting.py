@@ -7,7 +7,7 @@ chance of its own; it does to a tokenizer that is there what BPE-dropout (arXiv 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -21,23 +21,24 @@ Pieces = tuple[int, int]
 class SplittingCodec(Codec):
     """A codec that cuts each token of a prompt in two with probability `share`, and its pieces again by the same chance.
 
-    A text is as long in tokens as before: what is cut pushes out its end. Answers stay whole, since they are what is predicted.
-    Draws from torch's generator of the processor, which a run seeds and its checkpoints keep. Raises `BadInput` for a tokenizer
-    that merges nothing.
+    A text may have no more tokens for it: of a long one, what is cut pushes out the end. Answers stay whole, since they are what
+    is predicted. Draws from torch's generator of the processor, which a run seeds and its checkpoints keep; under `torchrun` each
+    rank draws for its own part of a batch. Raises `BadInput` for a share outside [0, 1) and for a tokenizer that merges nothing.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int, share: float) -> None:
         super().__init__(tokenizer, max_length)
+        if not 0 <= share < 1:
+            raise BadInput(f"token_split {share} is no share from 0 to below 1")
         self.share, self._pieces = share, pieces_of(tokenizer)
 
     def prompt(self, text: str) -> list[int]:
         whole = self.text(text)[: self.max_length]
         return [*self.start, *self._cut(whole)[: self.max_length], *self.mark]
 
-    def _cut(self, tokens: Iterable[int]) -> list[int]:
+    def _cut(self, tokens: Sequence[int]) -> list[int]:
         found: list[int] = []
-        drawn = list(tokens)
-        for token, chance in zip(drawn, torch.rand(len(drawn)).tolist(), strict=True):
+        for token, chance in zip(tokens, torch.rand(len(tokens)).tolist(), strict=True):
             pieces = self._pieces.get(token) if chance < self.share else None
             found += [token] if pieces is None else self._cut(pieces)
         return found
@@ -52,5 +53,4 @@ def pieces_of(tokenizer: PreTrainedTokenizerFast) -> dict[int, Pieces]:
         )
     tokens = model["vocab"]
     # Of two ways to make a token the first to be learned is the one that is used.
-    merges = reversed([(left, right) for left, right in model["merges"]])
-    return {tokens[left + right]: (tokens[left], tokens[right]) for left, right in merges}
+    return {tokens[left + right]: (tokens[left], tokens[right]) for left, right in reversed(model["merges"])}

@@ -53,6 +53,12 @@ def test_answers_stay_whole_and_a_text_no_longer_than_it_may_be(tokenizer) -> No
     assert all(len(cut.prompt(text)) == 8 for text in TEXTS[:3])
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_that_is_none_is_refused(tokenizer, share: float) -> None:
+    with pytest.raises(BadInput, match=r"token_split .* is no share from 0 to below 1"):
+        SplittingCodec(tokenizer, 10, share)
+
+
 def test_a_tokenizer_that_merges_nothing_is_refused() -> None:
     pieces = Tokenizer(Unigram([("<eos>", 0.0), ("a", -1.0)], unk_id=0, byte_fallback=False))
     with pytest.raises(BadInput, match="Unigram: set it to 0"):

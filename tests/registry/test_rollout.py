@@ -241,3 +241,8 @@ def test_by_hand_a_promotion_is_gone_back_from_at_any_time() -> None:
 def test_a_floor_or_a_least_move_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(BadInput, match="rollout floor"):
         Policy(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_cap_below_nothing_is_refused() -> None:
+    with pytest.raises(BadInput, match="unnamed_per_key is a count"):
+        Policy(unnamed_per_key=-1)
