@@ -50,7 +50,7 @@ def replay(
         given: dict[str, Any] = {name: one for name, one in asked.items() if one is not None}
         policy = replace(policy_of(parts.params), **given)
         chooser = Fixed(ramp[0], chosen) if len(ramp) == 1 else Live(policy, chosen, timedelta(hours=hours))
-        rewards = counting(parts.events.rewards(chosen.id), policy, datetime.now(UTC))
+        rewards = counting(parts.events.rewards(chosen.id), policy, datetime.now(UTC)).rewards
     found = live_again(rewards, chooser, walk=partial(track, console=Console(stderr=True), transient=True))
     if as_json:
         typer.echo(json.dumps(shape(found, chosen, policy)))

@@ -15,9 +15,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from evermoe.errors import BadInput, EvermoeError
+from registry.analysis.outlook import Weighed
 from registry.evidence import Verdict
 from registry.rollout import Rollout, content_of
-from registry.rules.best_arm import Standing
 from serving import console
 from serving.access import Caller, needs
 from serving.bodies import ControlBody, StartBody, check, read, read_form
@@ -33,17 +33,17 @@ FINAL = ("promote", "abort", "revert")
 
 @router.get("", dependencies=[needs("read")])
 async def list_rollouts(request: Request) -> dict[str, Any]:
-    """All rollouts, the newest first; the open one with its verdict, and that on each challenger.
+    """All rollouts, the newest first; the open one with its verdict, that on each challenger, and how many rewards are left out.
 
     A database that does not answer is waited for no longer than anyone would: 503, with `Retry-After`.
     """
     rollouts: Rollouts = request.app.state.rollouts
     figures: Figures = request.app.state.figures
     now = _now(request)
-    proofs: dict[str, Standing] = {}
+    proofs: dict[str, Weighed] = {}
     for rollout in (every := await figures.anew(rollouts.all)):
         if rollout.open:
-            proofs[rollout.id] = await figures.anew(partial(rollouts.standing, rollout, now), WEIGHING_SECONDS)
+            proofs[rollout.id] = await figures.anew(partial(rollouts.weighed, rollout, now), WEIGHING_SECONDS)
     return {"object": "list", "data": [_shape(rollout, proofs.get(rollout.id)) for rollout in every]}
 
 
@@ -143,12 +143,13 @@ def _share(text: str) -> float:
     return float(text.rstrip("% ")) / 100 if text.endswith("%") else float(text)
 
 
-def _shape(rollout: Rollout, proof: Standing | None) -> dict[str, Any]:
+def _shape(rollout: Rollout, proof: Weighed | None) -> dict[str, Any]:
     shape = {"object": "rollout", **content_of(rollout)}
     del shape["salt"]  # whoever knows it can choose unit names that land in an arm
     if proof is not None:
-        shape["verdict"] = _told(proof.verdict())
-        shape["verdicts"] = {rollout.version(arm): _told(verdict) for arm, verdict in proof.verdicts.items()}
+        shape["verdict"] = _told(proof.verdict)
+        shape["verdicts"] = {rollout.version(arm): _told(one) for arm, one in proof.standing.verdicts.items()}
+        shape["left_out"] = proof.left_out
     return shape
 
 

@@ -22,7 +22,6 @@ from registry.analysis.outlook import Weighed, arms_of, counting, weighed
 from registry.analysis.watching import watch
 from registry.book.audit import AuditRow
 from registry.rollout import Decision, Policy, Rollout, Watch
-from registry.rules.best_arm import Standing
 from registry.tracker.runs import SeenDrift
 from registry.tracker.versions import Version
 from serving.router import Deployment
@@ -111,7 +110,7 @@ class Rollouts:
         proof = weighed(rollout, rewards, self.policy, now)
         if self._looks is None or self._looks[0] != rollout.id:
             self._looks = (rollout.id, Looks(lambda: arms_of(rollout, self.policy)))
-        return Proof(proof, self._looks[1].take(counting(rewards, self.policy, now), proof.standing.verdicts))
+        return Proof(proof, self._looks[1].take(counting(rewards, self.policy, now).rewards, proof.standing.verdicts))
 
     def watch(self, rollout: Rollout, now: datetime) -> Watch:
         """Its guardrails and signals."""
@@ -137,9 +136,9 @@ class Rollouts:
         """The latest decisions of all rollouts, the newest first."""
         return self._ledger.history()[: -most - 1 : -1]
 
-    def standing(self, rollout: Rollout, now: datetime) -> Standing:
+    def weighed(self, rollout: Rollout, now: datetime) -> Weighed:
         """What the rewards of a rollout that had arrived by `now` prove."""
-        return weighed(rollout, self._events.rewards(rollout.id), self.policy, now).standing
+        return weighed(rollout, self._events.rewards(rollout.id), self.policy, now)
 
     def start(self, versions: Sequence[str], *, by: str, reason: str, now: datetime) -> Rollout:
         """Put versions on trial. Raises as `starting.start` does."""
@@ -173,7 +172,7 @@ class Rollouts:
         """
         rollout = self._seen(id, revision)
         decision = self._decision(rollout, action, reason, share, version)
-        proof = self.standing(rollout, rollout.closed_at or now)
+        proof = self.weighed(rollout, rollout.closed_at or now).standing
         try:
             return self._controls.apply(rollout, decision, by=by, now=now, proof=proof)
         except Exception as error:

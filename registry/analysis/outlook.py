@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -58,19 +58,26 @@ def in_time(rewards: Sequence[R], policy: Policy, now: datetime) -> list[R]:
     return [reward for reward in rewards if reward.at <= now and reward.at - reward.requested_at <= policy.window]
 
 
-def counting(rewards: Sequence[R], policy: Policy, now: datetime) -> list[R]:
-    """Those of the rewards in time, in order of arrival, that a verdict may rest on.
+class Counting(NamedTuple, Generic[R]):
+    """The rewards that a verdict may rest on, in order of arrival, and how many beside them came in time."""
+
+    rewards: list[R]
+    left_out: int
+
+
+def counting(rewards: Sequence[R], policy: Policy, now: datetime) -> Counting[R]:
+    """Those of the rewards in time that a verdict may rest on.
 
     Nobody can say whether two requests without a unit are the same person's, so one client could vote as a crowd: of each API
     key's the first `unnamed_per_key` count. Which those are is settled by what came before, so the test stays valid.
     """
-    unnamed, found = Counter[str](), list[R]()
-    for reward in in_time(rewards, policy, now):
+    unnamed, found, came = Counter[str](), list[R](), in_time(rewards, policy, now)
+    for reward in came:
         if not reward.unit_given and not reward.agreed:
             unnamed[reward.api_key] += 1
         if reward.unit_given or unnamed[reward.api_key] <= policy.unnamed_per_key:
             found.append(reward)
-    return found
+    return Counting(found, len(came) - len(found))
 
 
 def arms_of(rollout: Rollout, policy: Policy) -> BestArm:
@@ -100,12 +107,11 @@ def weighed(rollout: Rollout, rewards: Sequence[Rewarded], policy: Policy, now: 
 
     It follows from the log and the ledger alone: whoever looks, and however often the controller was started, sees the same.
     """
-    seen = counting(rewards, policy, now)
+    seen, left_out = counting(rewards, policy, now)
     arms = arms_of(rollout, policy)
     for reward in seen:
         arms.take(reward)
     standing = standing_of(rollout, arms, now)
-    left_out = len(in_time(rewards, policy, now)) - len(seen)
     return Weighed(standing, tuple(reward.at for reward in seen if not reward.agreed), left_out)
 
 

@@ -272,6 +272,7 @@ def test_a_client_that_sends_no_units_is_no_crowd_and_the_console_says_so(start:
         assert client.post("/v1/feedback", json=told).status_code == 200
     proof = Rollouts(served.controls, served.events, Policy(unnamed_per_key=2)).proof(rollout, datetime.now(UTC))
     assert (sum(proof.weighed.verdict.rewards.values()), proof.weighed.left_out) == (3, 3)
+    assert reviewer.get("/v1/rollouts").json()["data"][0]["left_out"] == 3
     served.follow(lambda: "3 rewards on requests without a unit are left out" in Text(reviewer.get("/").text).said)
 
 
