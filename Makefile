@@ -6,13 +6,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Test files run side by side, for many of them wait for servers; the slow ones, which kill and time things, run alone.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 # Every tool we build on can phone home; none does unless a user turns it on again.
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export DO_NOT_TRACK ?= 1
 export DVC_NO_ANALYTICS ?= 1
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 
-.PHONY: install demo up test test-all check format bench clean lock
+.PHONY: install demo up test test-all check format bench clean
 .DEFAULT_GOAL := test
 
 install: $(INSTALLED)
@@ -33,10 +36,11 @@ up: install
 	@$(BIN)/evermoe up
 
 test: install
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-all: install
-	@$(BIN)/python -m pytest -m 'slow or not slow'
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	@$(BIN)/python -m pytest -m slow
 
 check: install
 	@$(BIN)/ruff format --check --quiet . || { echo "run 'make format'"; exit 1; }

@@ -15,6 +15,9 @@ from tests.browser import CHROMIUM, Browser, chromium
 
 silence()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # Each its part of the processor: threads of one that wait for those of another are slower than none.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 
 @pytest.fixture
