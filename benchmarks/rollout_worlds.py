@@ -1,7 +1,7 @@
 """Thousands of rollouts at once, in arrays: made-up users ask, answer late or never, and the platform's own bets look each time.
 
 The bets are `registry.betting`'s and the policy's numbers `registry.rollout.Policy`'s; what is written anew here is the ramp of
-`registry.rollout.decide`, in arrays, because that one looks at one rollout at a time. A test lives the same rollouts through
+`registry.deciding.decide`, in arrays, because that one looks at one rollout at a time. A test lives the same rollouts through
 `Evidence` and `decide`. Knows nothing of reports.
 """
 

@@ -20,7 +20,8 @@ from registry.actions.controls import Controls
 from registry.analysis.outlook import Weighed, outlook, weighed
 from registry.analysis.watching import watch, watch_promoted
 from registry.book.lease import Fenced
-from registry.rollout import Decision, Policy, Rollout, guard, is_watched, listed
+from registry.deciding import guard, is_watched
+from registry.rollout import Decision, Policy, Rollout, listed
 from registry.rules.best_arm import Standing
 
 log = logging.getLogger("evermoe.flows")

@@ -21,8 +21,9 @@ from monitoring.glance import ArmGlance
 from registry.analysis.outlook import Outlook, outlook
 from registry.assignment import CHALLENGER, CHAMPION
 from registry.book.audit import AuditRow
+from registry.deciding import Watch, is_watched, rewards_needed
 from registry.evidence import Verdict
-from registry.rollout import Policy, Rollout, Watch, is_watched, rewards_needed
+from registry.rollout import Policy, Rollout
 from registry.tracker.versions import Version
 from serving import pages
 from serving.access import Access, Caller, needs

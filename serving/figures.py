@@ -13,7 +13,8 @@ from datetime import datetime
 from typing import TypeVar
 
 from evermoe.errors import StorageUnavailable
-from registry.rollout import Rollout, Watch
+from registry.deciding import Watch
+from registry.rollout import Rollout
 from serving.kept import Kept, Latest
 from serving.rollouts import Proof, Registered, Rollouts, Traffic
 

@@ -21,7 +21,8 @@ from registry.analysis.looks import Look, Looks
 from registry.analysis.outlook import Weighed, arms_of, counting, weighed
 from registry.analysis.watching import watch
 from registry.book.audit import AuditRow
-from registry.rollout import Decision, Policy, Rollout, Watch
+from registry.deciding import Watch
+from registry.rollout import Decision, Policy, Rollout
 from registry.tracker.runs import SeenDrift
 from registry.tracker.versions import Version
 from serving.router import Deployment

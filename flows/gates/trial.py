@@ -15,7 +15,8 @@ from monitoring.checks import CHECKS
 from registry.actions.controls import Controls
 from registry.actions.starting import salt_of
 from registry.analysis.outlook import weighed
-from registry.rollout import make_way, new_rollout
+from registry.deciding import make_way
+from registry.rollout import new_rollout
 from registry.tracker.versions import Version
 
 
@@ -46,7 +47,7 @@ def override_gates(parts: Parts, version: Version, override: Override, now: date
 
 @step(name="put the challenger on trial", retries=2, retry_delay_seconds=10)
 def put_on_trial(parts: Parts, challenger: Version, period: str, now: datetime) -> None:
-    """Open the rollout at the foot of the ramp, unless an older one is still to be decided (`registry.rollout.make_way`).
+    """Open the rollout at the foot of the ramp, unless an older one is still to be decided (`registry.deciding.make_way`).
 
     A challenger whose parent was replaced while it was trained meets nobody: it would be compared with a version that has
     gone. The new champion has not learned its month, so the next update does.

@@ -9,7 +9,8 @@ import math
 from dataclasses import replace
 
 from evermoe.errors import BadInput
-from registry.rollout import OPEN, Challenger, Decision, Rollout, listed, require, without
+from registry.deciding import without
+from registry.rollout import OPEN, Challenger, Decision, Rollout, listed, require
 
 
 def pause(rollout: Rollout, reason: str = "paused by hand") -> Decision:

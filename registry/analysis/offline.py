@@ -67,7 +67,7 @@ class Chooser(Protocol):
 
 
 class Live:
-    """The policy as rollouts live it (`rollout.decide` on what `best_arm` proves), looking every `every`: the ramp of one
+    """The policy as rollouts live it (`deciding.decide` on what `best_arm` proves), looking every `every`: the ramp of one
     challenger, or the shares of several.
 
     It begins as `trial` did, with its salt, so that the policy that made a log takes the same steps on it again.

@@ -14,8 +14,9 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from registry.deciding import Watch, decide
 from registry.evidence import Rewarded, Verdict
-from registry.rollout import Decision, Policy, Rollout, Watch, decide
+from registry.rollout import Decision, Policy, Rollout
 from registry.rules.best_arm import BestArm, Standing
 
 R = TypeVar("R", bound=Rewarded)

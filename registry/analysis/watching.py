@@ -1,6 +1,6 @@
 """What is to be seen of a version beside its rewards: the event log asked, the guardrails and signals judged.
 
-Changes nothing; what follows from it is `rollout.decide`'s and `rollout.guard`'s.
+Changes nothing; what follows from it is `deciding.decide`'s and `deciding.guard`'s.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from monitoring.events import EventLog
-from registry.rollout import Policy, Rollout, Watch
+from registry.deciding import Watch
+from registry.rollout import Policy, Rollout
 from registry.rules.guardrails import against_champion, against_past
 from registry.rules.signals import crossed, sample_ratio
 

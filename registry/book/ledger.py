@@ -1,6 +1,6 @@
 """The book of rollouts: their present state, and an append-only, hash-chained audit of everything that changed them.
 
-Knows how to store and fence rollouts; what should happen next is `rollout.decide`'s, who may ask is the edge's. Shares its
+Knows how to store and fence rollouts; what should happen next is `deciding.decide`'s, who may ask is the edge's. Shares its
 database with the event log (SQLite or PostgreSQL by URL) but neither its tables nor its schema version.
 """
 

@@ -2,5 +2,5 @@
 (`guardrails`), what puts the comparison itself in doubt and so pauses it (`signals`). Where each fails: docs/rollouts.md.
 
 Pure: what was seen in; a `Standing`, `Guarded` or `Signal` out. Knows arms and units, and nothing of rollouts: what follows from
-a judgement is `rollout.decide`'s to say.
+a judgement is `deciding.decide`'s to say.
 """

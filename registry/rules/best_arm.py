@@ -12,7 +12,7 @@ challenger in, the champion stays. A crossed guardrail (`guardrails.against_cham
 best, the other half to the one that is probably best if it is not, so that traffic goes where the question is still
 open. No arm falls below a floor while it is in, because a share near 0 makes each of its rewards weigh so much that
 evidence becomes slow and wild. The probabilities are of Beta posteriors and serve to share traffic alone: they decide
-nothing. How fast a rollout may follow them is `rollout.decide`'s.
+nothing. How fast a rollout may follow them is `deciding.decide`'s.
 
 Where it fails. Two challengers that are equally good are never told apart: the budget ends it, and the champion
 stays; take the one you like by hand. Shares that fall move units back to other arms, so a person may meet three

@@ -16,8 +16,9 @@ from benchmarks.rollout_errors import equal, fixed_horizon, share_of
 from benchmarks.rollout_worlds import Traffic, Users, live, traffic
 from evermoe.settings import ROOT
 from registry.actions.steering import set_share
+from registry.deciding import decide
 from registry.evidence import Evidence
-from registry.rollout import Policy, Rollout, decide, new_rollout, transition
+from registry.rollout import Policy, Rollout, new_rollout, transition
 from registry.rules.best_arm import Standing
 
 START = datetime(2025, 6, 1, tzinfo=UTC)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evermoe.errors import BadInput, Conflict
-from registry import rollout as r
 from registry.actions import steering
+from registry.deciding import Watch, decide, guard, make_way
 from registry.evidence import Verdict
-from registry.rollout import Decision, Policy, Rollout, Watch, decide, new_rollout, transition
+from registry.rollout import Decision, Policy, Rollout, new_rollout, transition
 from registry.rules.best_arm import Standing
 from registry.rules.guardrails import Guarded
 from registry.rules.signals import Signal
@@ -28,7 +28,7 @@ HAND: list[Callable[[Rollout], Decision]] = [
     steering.promote,
     steering.abort,
     lambda x: steering.set_share(x, 0.3),
-    lambda x: r.make_way(x, verdict(), "2025-07"),
+    lambda x: make_way(x, verdict(), "2025-07"),
 ]
 
 
@@ -114,15 +114,15 @@ def test_pause_keeps_the_share_and_resume_goes_on() -> None:
 
 
 def test_an_undecided_rollout_makes_way_for_the_next_month_and_names_it() -> None:
-    closed = transition(opened(), r.make_way(opened(), verdict(), "2025-07"), OPENED)
+    closed = transition(opened(), make_way(opened(), verdict(), "2025-07"), OPENED)
     assert (closed.status, closed.share, closed.closed_at) == ("inconclusive", 0.0, OPENED)
     assert closed.reason == "superseded by the challenger of 2025-07; because"
 
 
 def test_a_rollout_half_way_to_a_promotion_or_paused_by_hand_lets_the_next_month_wait() -> None:
-    assert r.make_way(opened(), verdict(e_promote=6.3), "2025-07").action == "inconclusive"
+    assert make_way(opened(), verdict(e_promote=6.3), "2025-07").action == "inconclusive"
     for rollout, seen in ((opened(), verdict(e_promote=6.4)), (opened(status="paused"), verdict())):
-        decision = r.make_way(rollout, seen, "2025-07")
+        decision = make_way(rollout, seen, "2025-07")
         assert (decision.action, decision.share) == ("hold", rollout.share)
         assert "the challenger of 2025-07 waits" in decision.reason
 
@@ -214,13 +214,13 @@ def test_with_its_budget_of_rewards_spent_the_champion_stays() -> None:
 
 def test_a_promoted_version_gives_way_again_in_its_first_days_and_only_for_a_guardrail() -> None:
     promoted = transition(opened(), steering.promote(opened()), OPENED)
-    assert r.guard(promoted, Watch(), POLICY, OPENED).action == "hold"
-    decision = r.guard(promoted, STOP, POLICY, OPENED + timedelta(days=6))
+    assert guard(promoted, Watch(), POLICY, OPENED).action == "hold"
+    decision = guard(promoted, STOP, POLICY, OPENED + timedelta(days=6))
     assert decision.action == "revert"
     reverted = transition(promoted, decision, OPENED + timedelta(days=6))
     assert (reverted.status, reverted.share, reverted.open) == ("reverted", 0.0, False)
-    assert r.guard(promoted, STOP, POLICY, OPENED + timedelta(days=8)).action == "hold"
-    assert r.guard(reverted, STOP, POLICY, OPENED).action == "hold"
+    assert guard(promoted, STOP, POLICY, OPENED + timedelta(days=8)).action == "hold"
+    assert guard(reverted, STOP, POLICY, OPENED).action == "hold"
 
 
 @pytest.mark.parametrize("status", ["running", "paused", "aborted", "inconclusive", "reverted"])

@@ -14,8 +14,9 @@ from evermoe.errors import BadInput, Conflict
 from registry.actions import steering
 from registry.analysis.outlook import outlook, weighed
 from registry.assignment import assign
+from registry.deciding import Watch, decide
 from registry.evidence import Evidence, Verdict
-from registry.rollout import Decision, Rollout, Watch, decide, new_rollout, transition
+from registry.rollout import Decision, Rollout, new_rollout, transition
 from registry.rules.best_arm import Standing
 from registry.rules.guardrails import Guarded
 from tests.registry.worlds import OPENED, POLICY, World, opened

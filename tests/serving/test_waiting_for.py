@@ -9,8 +9,9 @@ import pytest
 
 from registry.actions.steering import set_share
 from registry.analysis.outlook import Weighed, outlook
+from registry.deciding import Watch
 from registry.evidence import Evidence, Verdict
-from registry.rollout import Policy, Rollout, Watch, new_rollout, transition
+from registry.rollout import Policy, Rollout, new_rollout, transition
 from registry.rules.best_arm import Standing
 from registry.rules.guardrails import Guarded
 from registry.rules.signals import Signal

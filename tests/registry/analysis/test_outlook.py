@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from monitoring.events import Reward
 from registry.analysis.outlook import outlook, weighed
-from registry.rollout import Policy, Watch, new_rollout
+from registry.deciding import Watch
+from registry.rollout import Policy, new_rollout
 from registry.rules.guardrails import Guarded
 
 OPENED = datetime(2025, 6, 1, tzinfo=UTC)
