@@ -58,16 +58,6 @@ class Trajectory:
     e_abort: Floats
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """One counted reward. `share` is the challenger's propensity when the unit was drawn."""
-
-    at: datetime
-    challenger: bool
-    reward: float
-    share: float
-
-
 class Evidence:
     """Rewards of one rollout and what they prove so far."""
 
@@ -79,7 +69,10 @@ class Evidence:
         self._names = names
         self.threshold = 2.0 / alpha
         self.ignored = 0
-        self._counted: list[_Counted] = []
+        self._at: list[datetime] = []
+        self._challenger: list[bool] = []
+        self._reward: list[float] = []
+        self._share: list[float] = []  # the challenger's propensity when the unit was drawn
         self._units: set[str] = set()
 
     def observe(self, arm: str, reward: float, propensity: float, unit: str, at: datetime) -> bool:
@@ -95,27 +88,28 @@ class Evidence:
         self._units.add(unit)
         is_challenger = arm == CHALLENGER
         p = propensity if is_challenger else 1.0 - propensity
-        self._counted.append(_Counted(at, is_challenger, reward, p))
+        self._at.append(at)
+        self._challenger.append(is_challenger)
+        self._reward.append(reward)
+        self._share.append(p)
         return True
 
     def verdict(self, now: datetime) -> Verdict:
         """What the rewards that had arrived by `now` prove."""
-        seen = self._counted
-        if seen and seen[-1].at > now:
-            seen = seen[: next(i for i, one in enumerate(seen) if one.at > now)]
-        outcomes = _together(seen)
+        count = len(self._at)
+        if count and self._at[-1] > now:
+            count = next(i for i, at in enumerate(self._at) if at > now)
+        is_challenger, reward, share = self._columns(count)
+        outcomes = outcomes_of(1.0 * is_challenger, reward, share)
         e_promote, e_abort = _exp(log_wealth(outcomes)), _exp(log_wealth(outcomes.mirror()))
         decision: Literal["promote", "abort", "continue"] = "continue"
         if max(e_promote, e_abort) >= self.threshold:
             decision = "promote" if e_promote >= e_abort else "abort"
-        counts = {CHAMPION: sum(not one.challenger for one in seen), CHALLENGER: sum(one.challenger for one in seen)}
-        sums = {
-            CHAMPION: math.fsum(one.reward for one in seen if not one.challenger),
-            CHALLENGER: math.fsum(one.reward for one in seen if one.challenger),
-        }
-        means = {arm: sums[arm] / counts[arm] if counts[arm] else None for arm in counts}
-        weights = np.array([one.share * (1.0 - one.share) for one in seen])  # what an x tells when rewards vary alike
-        lift = float(weights @ outcomes.x / weights.sum()) if seen else 0.0
+        of_arm = {CHAMPION: reward[~is_challenger], CHALLENGER: reward[is_challenger]}
+        counts = {arm: len(rewards) for arm, rewards in of_arm.items()}
+        means = {arm: float(rewards.mean()) if len(rewards) else None for arm, rewards in of_arm.items()}
+        weights = share * (1.0 - share)  # what an x tells when rewards vary alike
+        lift = float(weights @ outcomes.x / weights.sum()) if count else 0.0
         interval = self._interval(outcomes)
         return Verdict(
             decision=decision,
@@ -132,8 +126,17 @@ class Evidence:
 
     def trajectory(self) -> Trajectory:
         """Both e-values after each counted reward: what one would have seen by looking every time."""
-        outcomes = _together(self._counted)
+        is_challenger, reward, share = self._columns()
+        outcomes = outcomes_of(1.0 * is_challenger, reward, share)
         return Trajectory(e_promote=np.exp(log_path(outcomes)), e_abort=np.exp(log_path(outcomes.mirror())))
+
+    def _columns(self, count: int | None = None) -> tuple[np.ndarray, Floats, Floats]:
+        """Of the first so many counted rewards: whether each is the challenger's, the reward, the challenger's propensity."""
+        return (
+            np.array(self._challenger[:count], dtype=bool),
+            np.array(self._reward[:count]),
+            np.array(self._share[:count]),
+        )
 
     def _interval(self, outcomes: Outcome) -> tuple[float, float]:
         """All lifts that neither bet has refuted."""
@@ -164,12 +167,6 @@ class Rewarded(Protocol):
     def requested_at(self) -> datetime: ...
     @property
     def shares(self) -> Mapping[str, float] | None: ...
-
-
-def _together(counted: list[_Counted]) -> Outcome:
-    """A run of rewards as arrays."""
-    rows = np.array([(one.challenger, one.reward, one.share) for one in counted], dtype=float).reshape(-1, 3)
-    return outcomes_of(*rows.T)
 
 
 def _exp(log: float) -> float:
