@@ -152,8 +152,9 @@ def picture(found: Mapping[str, Sequence[Figures]], title: str, file: Path) -> N
         )
         past, following = (100 * mean(getattr(one, name) for one in seeds) for name in ("past", "next"))
         right.scatter([past], [following], s=90 if method == "ours" else 40, color=drawn.get_color())
-        place = (6, -14) if method == "ours" else (6, 4)  # not on its neighbour's name
-        right.annotate(method, (past, following), xytext=place, textcoords="offset points", fontsize=9)
+        place = (-34, 4) if method == "ours" else (6, 4)  # not on its neighbour's name
+        name = {"xytext": place, "textcoords": "offset points", "fontsize": 9, "color": drawn.get_color()}
+        right.annotate(method, (past, following), **name)
     left.set(title=f"{title}: accuracy on the next month, %", ylim=(0, 100))
     left.tick_params(axis="x", rotation=60)
     left.legend(fontsize=8)
