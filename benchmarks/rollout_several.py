@@ -30,6 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.continual_stage import at_least
 from benchmarks.rollout_errors import TENSORZERO
 from registry.analysis.outlook import arms_of, standing_of
 from registry.assignment import assign, whole
@@ -149,9 +150,9 @@ def one(task: tuple[str, str, int]) -> tuple[str, str, End]:
 def main() -> None:
     """Live all rollouts, as many at a time as there are workers, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rollouts", type=int, help="of each world and way (default: 200, with --quick 30)")
+    parser.add_argument("--rollouts", type=at_least(1), help="of each world and way (default: 200, with --quick 30)")
     parser.add_argument("--quick", action="store_true", help="two of the worlds")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--workers", type=at_least(1), default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     worlds = list(WORLDS)[::2] if options.quick else list(WORLDS)

@@ -18,7 +18,7 @@ from monitoring.glance import Glance, glance
 from registry.actions import starting, steering
 from registry.actions.controls import Controls
 from registry.analysis.looks import Look, Looks
-from registry.analysis.outlook import Weighed, arms_of, counting, weighed
+from registry.analysis.outlook import Weighed, arms_of, counting, proved, weighed
 from registry.analysis.watching import watch
 from registry.book.audit import AuditRow
 from registry.deciding import Watch
@@ -107,11 +107,11 @@ class Rollouts:
 
     def proof(self, rollout: Rollout, now: datetime) -> Proof:
         """What the rewards that were in time prove. Called by one thread at a time."""
-        rewards = self._events.rewards(rollout.id)
-        proof = weighed(rollout, rewards, self.policy, now)
+        counted = counting(self._events.rewards(rollout.id), self.policy, now)
+        proof = proved(rollout, counted, self.policy, now)
         if self._looks is None or self._looks[0] != rollout.id:
             self._looks = (rollout.id, Looks(lambda: arms_of(rollout, self.policy)))
-        return Proof(proof, self._looks[1].take(counting(rewards, self.policy, now).rewards, proof.standing.verdicts))
+        return Proof(proof, self._looks[1].take(counted.rewards, proof.standing.verdicts))
 
     def watch(self, rollout: Rollout, now: datetime) -> Watch:
         """Its guardrails and signals."""

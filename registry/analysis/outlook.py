@@ -108,7 +108,12 @@ def weighed(rollout: Rollout, rewards: Sequence[Rewarded], policy: Policy, now: 
 
     It follows from the log and the ledger alone: whoever looks, and however often the controller was started, sees the same.
     """
-    seen, left_out = counting(rewards, policy, now)
+    return proved(rollout, counting(rewards, policy, now), policy, now)
+
+
+def proved(rollout: Rollout, counted: Counting[R], policy: Policy, now: datetime) -> Weighed:
+    """What rewards that were counted already prove."""
+    seen, left_out = counted
     arms = arms_of(rollout, policy)
     for reward in seen:
         arms.take(reward)

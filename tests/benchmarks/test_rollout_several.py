@@ -11,7 +11,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from benchmarks.rollout_several import LEAVING, LIVE, LOOK, OPENED, PLAIN, WORLDS, End, live, rows, saving
+from benchmarks.rollout_several import LEAVING, LIVE, LOOK, OPENED, PLAIN, WORLDS, End, live, main, rows, saving
 from evermoe.settings import ROOT
 from monitoring.events import Reward
 from registry.analysis.outlook import outlook, weighed
@@ -74,6 +74,17 @@ def test_rows_count_the_best_and_the_others_apart() -> None:
     plain, ours = rows({(world, PLAIN): lived, (world, LIVE): lived})
     assert (plain.best, plain.other, plain.rewards, plain.lost) == pytest.approx((1 / 3, 1 / 3, 200, 5))
     assert (plain.saving, ours.saving) == (None, (0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("option", ["--rollouts", "--workers"])
+def test_none_at_all_is_refused_in_one_line(
+    option: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["rollout_several", option, "0"])
+    with pytest.raises(SystemExit) as refused:
+        main()
+    assert refused.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"argument {option}: '0' is not a whole number from 1")
 
 
 @pytest.mark.slow
