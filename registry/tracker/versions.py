@@ -1,45 +1,32 @@
-"""Model versions in MLflow: safetensors folders behind a code-based pyfunc, with lineage, and the two aliases that matter.
+"""Model versions in MLflow's registry: logged models with a number, their lineage, and the two aliases that matter.
 
-Knows folders and MLflow's registry; not what the weights mean, and never unpickles anything: a version is the folder
-`model.save` wrote plus a small script (`loader`) that MLflow runs to load it ("models from code"). So
-`mlflow.pyfunc.load_model("models:/evermoe@champion")` works wherever Evermoe is installed.
+`mlflow.pyfunc.load_model("models:/evermoe@champion")` works wherever Evermoe is installed. How a version's files are kept is
+`logged`'s to know.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 import mlflow
-import mlflow.artifacts
-import mlflow.pyfunc
-from mlflow.entities import LoggedModel, LoggedModelStatus, Metric
+from mlflow.entities import LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 
 from evermoe.errors import BadInput, NotFound, StorageUnavailable
 from evermoe.locks import exclusive
 from registry.tracker.client import connect, experiment_id, in_one_line, mlflow_errors
+from registry.tracker.logged import LoggedModels, require_loadable
 
 NAME = "evermoe"
-WEIGHTS = "weights"
 Alias = Literal["champion", "challenger"]
 _registering = threading.Lock()
-_PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt"}
-_REQUIREMENTS = ("evermoe", "torch", "transformers", "tokenizers", "safetensors", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -68,9 +55,8 @@ class Versions:
     def __init__(self, tracking_uri: str, cache: Path | None = None, artifacts: Path | None = None) -> None:
         self.uri = tracking_uri
         self.client = connect(tracking_uri)
-        self.cache = cache
         self.artifacts = artifacts
-        self._experiment = experiment_id(self.client, artifacts)
+        self.models = LoggedModels(self.client, experiment_id(self.client, artifacts), cache, artifacts)
 
     @in_one_line
     def register(
@@ -98,10 +84,18 @@ class Versions:
             self._settle()
             if (known := self.find(month, parent)) is not None:
                 return known
-            _check(folder, loader)
+            require_loadable(folder, loader)
             labels = {str(name): str(value) for name, value in (tags or {}).items()}
             labels |= {"evermoe.month": month, "evermoe.parent": parent or ""}
-            model_id = self._store(folder, loader, month, run_id, labels, params or {}, beside or {})
+            model_id = self.models.store(
+                folder,
+                loader,
+                name=f"{NAME}-{month}",
+                run_id=run_id,
+                tags=labels,
+                params=params or {},
+                beside=beside or {},
+            )
             if metrics and run_id:
                 now = int(datetime.now(UTC).timestamp() * 1000)
                 self.client.log_batch(
@@ -193,54 +187,15 @@ class Versions:
     def weights(self, version: str) -> Path:
         """The folder that `model.from_pretrained` loads, brought here first when the store is remote. Raises `NotFound`."""
         found = self.get(version)
-        location = self.client.get_logged_model(found.model_id).artifact_location.rstrip("/")
-        local = _local(location)
-        place = self._brought(found, location) if local is None else self._here(local) / "artifacts" / WEIGHTS
-        if not (place / "config.json").exists():
-            raise NotFound(f"version {version} has no weights at {place}; its artifacts were moved or deleted")
-        return place
+        try:
+            return self.models.weights(found.model_id)
+        except NotFound as error:
+            raise NotFound(f"version {version} has {error}") from None
 
     @in_one_line
     def beside(self, version: str, name: str) -> str | None:
         """A file that was kept beside a version's weights; None where there is none. Raises `NotFound` for the version."""
-        model_id = self.get(version).model_id
-        location = self.client.get_logged_model(model_id).artifact_location.rstrip("/")
-        if (local := _local(location)) is not None:
-            file = self._here(local) / name
-            return file.read_text(encoding="utf-8") if file.exists() else None
-        if name not in {one.path for one in self.client.list_logged_model_artifacts(model_id)}:
-            return None
-        with tempfile.TemporaryDirectory() as draft:
-            brought = mlflow.artifacts.download_artifacts(f"{location}/{name}", dst_path=draft, tracking_uri=self.uri)
-            return Path(brought).read_text(encoding="utf-8")
-
-    def _here(self, local: Path) -> Path:
-        """A model's folder. MLflow keeps its whole path, so where the home was moved since, the same one in our artifacts."""
-        if local.exists() or self.artifacts is None:
-            return local
-        moved = self.artifacts.resolve().joinpath(*local.parts[-3:])  # models/<model id>/artifacts
-        return moved if moved.exists() else local
-
-    def _brought(self, found: Version, location: str) -> Path:
-        """The weights in the cache, brought there once, whole or not at all."""
-        folder = (self.cache or Path(tempfile.gettempdir()) / "evermoe-weights") / found.model_id
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
-                mlflow.artifacts.download_artifacts(
-                    artifact_uri=f"{location}/artifacts", dst_path=draft, tracking_uri=self.uri
-                )
-                weights = next(Path(draft).rglob(WEIGHTS), None)
-                if weights is None:
-                    raise NotFound(
-                        f"version {found.version} has no weights at {location}; its artifacts were moved or deleted"
-                    )
-                try:
-                    weights.parent.rename(folder)
-                except OSError:
-                    if not folder.exists():  # else: another process brought it first
-                        raise
-        return folder / WEIGHTS
+        return self.models.beside(self.get(version).model_id, name)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -263,53 +218,13 @@ class Versions:
         Without a shared disk another process may be storing one right now, so there nothing is called FAILED.
         """
         registered = {one.model_id for one in self.all()}
-        for one in self._logged():
+        for one in self.models.all():
             if one.model_id in registered and one.status != LoggedModelStatus.READY:
                 self.client.finalize_logged_model(one.model_id, "READY")
             elif (
                 one.model_id not in registered and one.status != LoggedModelStatus.FAILED and self.artifacts is not None
             ):
                 self.client.finalize_logged_model(one.model_id, "FAILED")
-
-    def _logged(self) -> Iterator[LoggedModel]:
-        """All models that were logged here to become versions."""
-        token = None
-        while True:
-            page = self.client.search_logged_models([self._experiment], page_token=token)
-            yield from (one for one in page if "evermoe.month" in one.tags)
-            if not (token := page.token):
-                return
-
-    def _store(
-        self,
-        folder: Path,
-        loader: Path,
-        month: str,
-        run_id: str | None,
-        labels: dict[str, str],
-        params: Mapping[str, Any],
-        beside: Mapping[str, str],
-    ) -> str:
-        """Log the folder as one of MLflow's models, not READY yet; its id. Raises `StorageUnavailable`."""
-        logged = self.client.create_logged_model(
-            self._experiment,
-            name=f"{NAME}-{month}",
-            source_run_id=run_id,
-            tags=labels,
-            params={name: str(value) for name, value in params.items()},
-            model_type="language model",
-        )
-        try:
-            with tempfile.TemporaryDirectory() as draft:
-                _save(Path(draft), folder, loader, logged, run_id)
-                for name, content in beside.items():
-                    (Path(draft) / "model" / name).write_text(content, encoding="utf-8")
-                self.client.log_model_artifacts(logged.model_id, str(Path(draft) / "model"))
-        except OSError as error:
-            with suppress(Exception):  # what kept the model from being stored may keep MLflow from hearing of it
-                self.client.finalize_logged_model(logged.model_id, "FAILED")
-            raise StorageUnavailable(f"the model of {month} could not be stored: {error.strerror or error}") from None
-        return str(logged.model_id)
 
     def _first_of(self, made: Version) -> Version:
         """Of two that were registered at once for one month and parent, the later one is taken away again."""
@@ -337,37 +252,6 @@ class Versions:
                 raise
 
 
-def _check(folder: Path, loader: Path) -> None:
-    """Refuse to register what could not be loaded, or what would run code on being loaded."""
-    if not loader.is_file():
-        raise BadInput(f"{loader}: the script that loads a version is not there")
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise BadInput(f"{folder}: not a model folder; it needs config.json and *.safetensors")
-    if pickled := [path for path in sorted(folder.rglob("*")) if path.suffix in _PICKLES]:
-        raise BadInput(f"{pickled[0]}: pickled weights are not registered; save the model as safetensors")
-
-
-def _save(draft: Path, folder: Path, loader: Path, logged: LoggedModel, run_id: str | None) -> None:
-    """Write the MLflow model: MLmodel, the loader script, requirements, and the folder under artifacts/weights."""
-    named = draft / WEIGHTS  # MLflow names an artifact after its folder
-    shutil.copytree(folder, named, copy_function=_link)
-    mlflow.pyfunc.save_model(
-        str(draft / "model"),
-        python_model=str(loader),
-        artifacts={WEIGHTS: str(named)},
-        pip_requirements=_requirements(),  # named here, because MLflow would start a process to guess them
-        mlflow_model=Model(run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id),
-    )
-
-
-def _link(source: str, target: str) -> None:
-    """A second name for a file where the disk allows it, else a copy: weights are large, and MLflow copies them itself."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
 @contextmanager
 def _global_uri(uri: str) -> Iterator[None]:
     """MLflow resolves `models:/` with its global tracking URI, whatever the client's; point it here, for as long as it takes."""
@@ -378,14 +262,6 @@ def _global_uri(uri: str) -> Iterator[None]:
             yield
         finally:
             mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
-
-
-def _requirements() -> list[str]:
-    found = []
-    for name in _REQUIREMENTS:
-        with suppress(PackageNotFoundError):
-            found.append(f"{name}=={installed(name)}")
-    return found
 
 
 def _version(one: ModelVersion, aliases: Sequence[str] | None = None) -> Version:
@@ -402,9 +278,3 @@ def _version(one: ModelVersion, aliases: Sequence[str] | None = None) -> Version
         aliases=tuple(sorted(one.aliases if aliases is None else aliases)),
         created_at=datetime.fromtimestamp(one.creation_timestamp / 1000, UTC),
     )
-
-
-def _local(uri: str) -> Path | None:
-    """The path of a file URI, or None when the store is elsewhere."""
-    parts = urlparse(uri)
-    return Path(url2pathname(parts.path)) if parts.scheme in ("", "file") else None

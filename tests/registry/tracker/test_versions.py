@@ -201,8 +201,8 @@ def test_a_remote_store_without_the_weights_is_one_clear_line(
     made = register(versions, folder)
     location = versions.client.get_logged_model(made.model_id).artifact_location
     shutil.rmtree(Path(location.removeprefix("file://")) / "artifacts" / "weights")
-    monkeypatch.setattr("registry.tracker.versions._local", lambda uri: None)
-    versions.cache = tmp_path / "cache"
+    monkeypatch.setattr("registry.tracker.logged._local", lambda uri: None)
+    versions.models.cache = tmp_path / "cache"
     with pytest.raises(NotFound, match="version 1 has no weights"):
         versions.weights("1")
 
