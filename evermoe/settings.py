@@ -71,6 +71,9 @@ class BaseParams(Section):
     learning_rate: float
     text_loss_weight: float
     token_split: float = 0.0
+    join_share: float = 0.0
+    doubt_share: float = 0.0
+    label_smoothing: float = 0.0
     seed: int
 
 

@@ -24,6 +24,7 @@ from model.preferences import Alignment, Preferences, Thumb
 from model.splitting import SplittingCodec
 from model.tasks import Distillation, Language, Objective, Supervised, Task
 from model.tokens import train_tokenizer
+from model.variations import Doubting, Joining, Variation
 
 TENTHS = 10
 
@@ -54,7 +55,18 @@ def supervised(
     """A task for each stage, all on the same lessons."""
     split = recipe.token_split
     codec = SplittingCodec(model.tokenizer, model.max_length, split) if split else model.codec
-    return [Supervised(stage, lessons, codec, recipe.text_loss_weight, objective) for stage in stages]
+    vary = variations(lessons, recipe)
+    return [Supervised(stage, lessons, codec, recipe.text_loss_weight, objective, vary) for stage in stages]
+
+
+def variations(lessons: Sequence[Lesson], recipe: Recipe) -> list[Variation]:
+    """How the recipe has lessons differ from time to time."""
+    found: list[Variation] = []
+    if recipe.doubt_share:
+        found.append(Doubting(lessons, recipe.doubt_share, recipe.seed))
+    if recipe.join_share:
+        found.append(Joining(lessons, recipe.join_share))
+    return found
 
 
 def preferences(
@@ -93,7 +105,7 @@ def train_base(
         cold_start(model.network, experts_at_first)
     stages = curriculum(examples, recipe.epochs, len(thumbs))
     taught = [stage for stage in stages if stage.name != ALIGNMENT]
-    tasks = supervised(model, taught, [Lesson(e) for e in examples], recipe, Language())
+    tasks = supervised(model, taught, [Lesson(e) for e in examples], recipe, Language(recipe.label_smoothing))
     tasks += [
         preferences(model, stage, thumbs, examples, recipe, alignment or Alignment())
         for stage in stages
@@ -116,7 +128,7 @@ def train_month(
     """The *new* model: the champion's copy, trained on the new month and replay; of `texts` only the language is learned."""
     new = champion.copy([e.label for e in domain])
     lessons = [*(Lesson(e) for e in (*domain, *past)), *bare(texts)]
-    tasks = supervised(new, one_stage("month", len(lessons)), lessons, recipe, Language())
+    tasks = supervised(new, one_stage("month", len(lessons)), lessons, recipe, Language(recipe.label_smoothing))
     fit(new, tasks, steps_of(len(lessons), recipe.batch_size, recipe.epochs), recipe, report, checkpoints)
     return new
 

@@ -29,7 +29,9 @@ from model.tasks import Task, fingerprint
 @dataclass(frozen=True)
 class Recipe:
     """How long and how hard to train. `text_loss_weight` is the weight of predicting a text token beside a label token,
-    `token_split` the share of a text's tokens that are cut into smaller ones, other ones each time (`splitting.py`).
+    `token_split` the share of a text's tokens that are cut into smaller ones, other ones each time (`splitting.py`), `join_share`
+    that of the texts which another one of their label is joined to, `doubt_share` that of the labels which are drawn from what
+    words alone suggest (`variations.py`), `label_smoothing` that of each target which goes evenly to all tokens.
 
     The rate rises over the share `warmup` of the steps and then falls as a half cosine (source document, section 4.1).
     """
@@ -40,6 +42,9 @@ class Recipe:
     text_loss_weight: float
     seed: int
     token_split: float = 0.0
+    join_share: float = 0.0
+    doubt_share: float = 0.0
+    label_smoothing: float = 0.0
     warmup: float = 0.05
     weight_decay: float = 0.05
     clip: float = 1.0

@@ -28,9 +28,12 @@ class Term:
         return self.total / self.count.clamp(min=1e-9)
 
 
-def weighted_cross_entropy(logits_RV: Tensor, target_R: Tensor, weight_R: Tensor) -> Term:
-    """The rows' cross-entropy under `weight_R`, in nats; the weights need not sum to anything."""
-    loss_R = cross_entropy(logits_RV.float(), target_R, reduction="none")
+def weighted_cross_entropy(logits_RV: Tensor, target_R: Tensor, weight_R: Tensor, smoothing: float = 0.0) -> Term:
+    """The rows' cross-entropy under `weight_R`, in nats; the weights need not sum to anything.
+
+    Of each target `smoothing` goes evenly to the whole vocabulary (Szegedy et al., arXiv 1512.00567, section 7).
+    """
+    loss_R = cross_entropy(logits_RV.float(), target_R, reduction="none", label_smoothing=smoothing)
     return Term((loss_R * weight_R).sum(), weight_R.sum())
 
 

@@ -13,12 +13,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from evermoe.errors import BadInput
 from model.batches import Batch, Lesson, collate
 from model.curriculum import Stage
 from model.decoder import MoeForCausalLM
 from model.loss import Term, divergence, weighted_cross_entropy
 from model.parallel import ALONE, Ranks
 from model.tokens import Codec
+from model.variations import Variation
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,17 @@ class Supervised:
     codec: Codec
     text_loss_weight: float
     objective: Objective
+    variations: Sequence[Variation] = ()
 
     @property
     def lengths(self) -> Sequence[int]:
         return [len(lesson.example.text) for lesson in self.lessons]
 
     def worth(self, network: MoeForCausalLM, group: Sequence[int], ranks: Ranks = ALONE) -> Worth:
-        batch = collate([self.lessons[i] for i in ranks.part(group)], self.codec, self.text_loss_weight).to(
-            ranks.device
-        )
+        lessons = [self.lessons[i] for i in ranks.part(group)]
+        for vary in self.variations:
+            lessons = vary(lessons)
+        batch = collate(lessons, self.codec, self.text_loss_weight).to(ranks.device)
         return Worth(self.objective(network, batch), batch.tokens)
 
     def begin(self, network: MoeForCausalLM, ranks: Ranks = ALONE) -> None: ...
@@ -107,14 +111,22 @@ class Supervised:
         yield from self.objective.content()
 
 
+@dataclass(frozen=True)
 class Language:
-    """Cross-entropy of answers and, by weight, of texts. Logits are made only where a token weighs something."""
+    """Cross-entropy of answers and, by weight, of texts, with `smoothing` as in `weighted_cross_entropy`. Logits are made only
+    where a token weighs something. Raises `BadInput` for a smoothing outside [0, 1)."""
+
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise BadInput(f"label_smoothing {self.smoothing} is no share from 0 to below 1")
 
     def __call__(self, network: MoeForCausalLM, batch: Batch) -> tuple[Term, ...]:
-        return (language_term(network, batch, hidden(network, batch)),)
+        return (language_term(network, batch, hidden(network, batch), self.smoothing),)
 
     def content(self) -> Iterator[str]:
-        yield "language"
+        yield f"language, smoothed by {self.smoothing}"
 
 
 @dataclass(frozen=True)
@@ -158,11 +170,12 @@ def hidden(network: MoeForCausalLM, batch: Batch) -> Tensor:
     return hidden_BSD
 
 
-def language_term(network: MoeForCausalLM, batch: Batch, hidden_BSD: Tensor) -> Term:
+def language_term(network: MoeForCausalLM, batch: Batch, hidden_BSD: Tensor, smoothing: float = 0.0) -> Term:
     """The cross-entropy of the tokens that weigh something."""
     counted = batch.weight_BS[:, 1:] > 0
     logits_RV = network.lm_head(hidden_BSD[counted])
-    return weighted_cross_entropy(logits_RV, batch.token_BS[:, 1:][counted], batch.weight_BS[:, 1:][counted])
+    weight_R = batch.weight_BS[:, 1:][counted]
+    return weighted_cross_entropy(logits_RV, batch.token_BS[:, 1:][counted], weight_R, smoothing)
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -62,6 +62,9 @@ def learn(
         text_loss_weight=base.text_loss_weight,
         seed=base.seed,
         token_split=base.token_split,
+        join_share=base.join_share,
+        doubt_share=base.doubt_share,
+        label_smoothing=base.label_smoothing,
     )
     if base.pretrained is not None:
         return train_month(pretrained(params), examples, (), recipe, report, checkpoints=checkpoints)
