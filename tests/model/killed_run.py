@@ -31,7 +31,17 @@ EXAMPLES = [
 THUMBS = [
     Thumb(f"draw the {noun} chart", "db.sql", i % 2 == 0) for i, noun in enumerate(("bar", "pie", "line", "map", "box"))
 ]
-RECIPE = Recipe(epochs=8, batch_size=8, learning_rate=5e-3, text_loss_weight=0.1, seed=3, token_split=0.2)
+RECIPE = Recipe(
+    epochs=8,
+    batch_size=8,
+    learning_rate=5e-3,
+    text_loss_weight=0.1,
+    seed=3,
+    token_split=0.2,
+    join_share=0.5,
+    doubt_share=0.3,
+    label_smoothing=0.1,
+)
 
 
 def config() -> MoeConfig:
