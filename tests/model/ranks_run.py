@@ -32,7 +32,8 @@ from streams import open_stream
 from streams.ansible import WHEEL
 
 EVERY = 10
-SHORT = replace(RECIPE, epochs=4, batch_size=7, token_split=0.0)  # each rank draws cuts of its own
+ALIKE = {"token_split": 0.0, "join_share": 0.0, "doubt_share": 0.0}  # each rank draws for its own part
+SHORT = replace(RECIPE, epochs=4, batch_size=7, **ALIKE)
 """24 steps; 40 examples by 7, so the last batch of an epoch has 5."""
 
 
