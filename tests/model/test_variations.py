@@ -9,6 +9,7 @@ from evermoe.errors import BadInput
 from model.batches import Lesson
 from model.learn import bare
 from model.mixture import Example
+from model.tasks import Language
 from model.variations import Doubting, Joining, drawn, opinions
 
 LESSONS = [Lesson(Example(f"{label} {n}", label), is_new=n % 2 == 0) for label in ("net", "disk") for n in range(4)]
@@ -106,3 +107,9 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
         Joining(LESSONS, share)
     with pytest.raises(BadInput, match=r"doubt_share .* is no share from 0 to 1"):
         Doubting(LESSONS, share, seed=1)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])
+def test_a_smoothing_that_is_none_is_refused(smoothing: float) -> None:
+    with pytest.raises(BadInput, match=r"label_smoothing .* is no share from 0 to below 1"):
+        Language(smoothing)

@@ -37,3 +37,6 @@ def test_of_many_records_the_epochs_decide(monkeypatch: pytest.MonkeyPatch) -> N
     recipe, base = recipe_for(7000, monkeypatch), load_params().base
     assert recipe.epochs == base.epochs
     assert recipe.token_split == base.token_split > 0
+    assert recipe.join_share == base.join_share > 0
+    assert recipe.doubt_share == base.doubt_share > 0
+    assert recipe.label_smoothing == base.label_smoothing > 0
