@@ -1,10 +1,10 @@
 """How soon a rollout proves a better version: weighing all feedback, against only that on answers in which the arms differ.
 
-    python -m benchmarks.rollout_power [--home DIR] [--draws N] [--json]
+    python -m benchmarks.rollout_power [--home DIR] [--draws N] [--looks N] [--json]
 
-Takes the first promotion of a finished demo and lives that month again, N times with users assigned anew: the records, the
-two versions' own answers, the ramp, the looks and the users' habits are the demo's. Both ways of weighing see the same
-feedback. It needs a finished demo in the home.
+Takes the first rollout of a finished demo, however it ended there, and lives its month again, N times with users assigned anew: the
+records, the two versions' own answers, the ramp, the looks and the users' habits are the demo's. Both ways of weighing see the
+same feedback. It needs a finished demo in the home.
 """
 
 from __future__ import annotations
@@ -130,10 +130,13 @@ def power(found: Sequence[Question], params: Params, month: str, draws: int, awa
 
 
 def main() -> None:
-    """Find the promotion, live it again."""
+    """Find the rollout, live it again."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--home", type=Path, help="the home of a finished demo; without it, EVERMOE_HOME or .evermoe")
     parser.add_argument("--draws", type=int, default=100, help="how often users are assigned anew")
+    parser.add_argument(
+        "--looks", type=int, help="how often the rollout is looked at; without it, as often as in the demo"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     silence()
@@ -144,13 +147,16 @@ def main() -> None:
     from flows.runtime.parts import open_parts
 
     with open_parts() as parts:
-        promoted = [one for one in parts.ledger.list() if one.status == "promoted"]
-    if not promoted:
-        raise SystemExit(f"no challenger was promoted in {here.home}")
-    first = promoted[0]
+        rollouts = parts.ledger.list()
+    if not rollouts:
+        raise SystemExit(f"no version was on trial in {here.home}")
+    first = rollouts[0]
     month = month_of(first.opened_at)
     found = questions(first.champion, first.challenger, month)
     params = load_params()
+    if options.looks is not None:
+        demo = params.demo.model_copy(update={"looks_per_month": options.looks})
+        params = params.model_copy(update={"demo": demo})
     everyone, differing = lift(found), lift([question for question in found if not question.alike])
     ways = {
         "all feedback": power(found, params, month, options.draws, aware=False),

@@ -146,7 +146,7 @@ class Replay:
         client: httpx.Client,
         bars: Progress,
     ) -> list[Answer]:
-        """The users of one month, with a look at the rollout every few days."""
+        """The users of one month, with a look at the rollout every day or so."""
         begin, end = start_of(outcome.month), end_of(outcome.month)
         count = self.params.demo.looks_per_month
         looks = [begin + (end - begin) * (index + 1) / (count + 1) for index in range(count)]
