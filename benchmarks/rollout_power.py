@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks.continual_stage import at_least
 from evermoe.errors import NotReady
 from evermoe.quiet import silence
 from evermoe.settings import Params, load_params, use_home
@@ -133,9 +134,9 @@ def main() -> None:
     """Find the rollout, live it again."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--home", type=Path, help="the home of a finished demo; without it, EVERMOE_HOME or .evermoe")
-    parser.add_argument("--draws", type=int, default=100, help="how often users are assigned anew")
+    parser.add_argument("--draws", type=at_least(1), default=100, help="how often users are assigned anew")
     parser.add_argument(
-        "--looks", type=int, help="how often the rollout is looked at; without it, as often as in the demo"
+        "--looks", type=at_least(1), help="how often the rollout is looked at; without it, as often as in the demo"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
