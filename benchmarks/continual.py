@@ -26,23 +26,22 @@ import math
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from statistics import fmean, stdev
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.continual_course import BASELINE, one_thread, play, prepared_base, read_cell
+from benchmarks.continual_course import BASELINE, SCRATCH, one_thread, play, prepared_base, read_cell, stretches
 from benchmarks.continual_figures import Figures, figures, mean, picture, worst
 from benchmarks.continual_stage import Stage, at_least, stage_asked_for, stream_arguments, with_defaults
 from evermoe.errors import EvermoeError
 from evermoe.quiet import silence
 from evermoe.settings import ROOT, load_params
 
-SCRATCH, FROZEN = "from scratch", "frozen"
+FROZEN = "frozen"
 ORDER = (SCRATCH, "ours", "not averaged", "replay only", "distillation only", "EWC", "fine-tuning", BASELINE, FROZEN)
 """The dearest first, so that no core waits at the end."""
 
@@ -71,10 +70,10 @@ def main() -> None:
 
 
 def run(stage: Stage, methods: Sequence[str], options: argparse.Namespace, folder: Path) -> None:
-    """All courses, as many at a time as there are workers; first the bases that they share."""
+    """All courses, as many at a time as there are workers; those of a seed as soon as its base is there."""
     seeds = range(options.seeds)
-    courses = [(method, seed, course_folder(stage, method, seed, folder)) for method in methods for seed in seeds]
-    wanted = [place / f"{name}.json" for _, _, place in courses for name in ("base", *stage.updates)]
+    courses = {(method, seed): course_folder(stage, method, seed, folder) for seed in seeds for method in methods}
+    wanted = [place / f"{name}.json" for place in courses.values() for name in ("base", *stage.updates)]
     spawn = multiprocessing.get_context("spawn")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
@@ -82,16 +81,22 @@ def run(stage: Stage, methods: Sequence[str], options: argparse.Namespace, folde
         Progress(*columns, console=Console(stderr=True), transient=True) as bars,
     ):
         bar = bars.add_task("bases", total=len(wanted))
-        bases = [pool.submit(prepared_base, stage, seed, folder) for seed in seeds]
-        for base in bases:
-            base.result()
-        playing = [pool.submit(play, stage, *course) for course in courses]
-        while not all(course.done() for course in playing):
-            if failed := [course for course in playing if course.done() and course.exception()]:
-                pool.shutdown(cancel_futures=True)
-                failed[0].result()
-            bars.update(bar, description="months", completed=sum(file.exists() for file in wanted))
-            time.sleep(1)
+        bases: dict[Future[object], int] = {pool.submit(prepared_base, stage, seed, folder): seed for seed in seeds}
+        going = set(bases)
+        while going:
+            done, going = wait(going, timeout=1, return_when=FIRST_COMPLETED)
+            for one in done:
+                if one.exception():
+                    pool.shutdown(cancel_futures=True)
+                one.result()
+                if (seed := bases.get(one)) is not None:
+                    going |= {
+                        pool.submit(play, stage, method, seed, stretch, courses[method, seed])
+                        for method in methods
+                        for stretch in stretches(stage, method)
+                    }
+                    bars.update(bar, description="months")
+            bars.update(bar, completed=sum(file.exists() for file in wanted))
 
 
 def key_of(stage: Stage) -> str:
@@ -126,7 +131,7 @@ def played(stage: Stage, method: str, seeds: int, folder: Path) -> list[Figures]
     return [
         figures([read_cell(place / f"{name}.json") for name in names], list(stage.months))
         for place in courses
-        if (place / f"{names[-1]}.json").exists()
+        if all((place / f"{name}.json").exists() for name in names)
     ]
 
 
@@ -203,7 +208,7 @@ def arguments() -> argparse.Namespace:
         "--workers",
         type=at_least(1),
         default=os.cpu_count(),
-        help="courses at a time, a core each (default: all cores)",
+        help="trainings at a time, a core each (default: all cores)",
     )
     parser.add_argument("--folder", type=Path, default=Path(".cache/continual"), help="where what is computed is kept")
     options = with_defaults(parser.parse_args())

@@ -24,9 +24,8 @@ from flows.learning.base import learn
 from flows.learning.examples import split
 from model import Example, LanguageModel, from_pretrained
 from model.baseline import baseline_answers, train_baseline
-from registry.snapshots import SnapshotRow
 
-BASELINE = "TF-IDF + LR"
+BASELINE, SCRATCH = "TF-IDF + LR", "from scratch"
 EXAMINED = 60
 """Held-out examples of a month that are looked at, as the gates do."""
 
@@ -58,45 +57,60 @@ class Cell:
     seconds: float
 
 
-def play(stage: Stage, method: str, seed: int, folder: Path) -> list[Cell]:
-    """Learn and be asked, month by month. What `folder` holds already is read from there."""
+def stretches(stage: Stage, method: str) -> list[list[str]]:
+    """The months that have to be played one after the other, the base first; stretches may be played side by side.
+
+    What learns everything anew each month does not need the months before it to be played.
+    """
+    course = ["base", *stage.updates]
+    return [[name] for name in course] if method in (SCRATCH, BASELINE) else [course]
+
+
+def play(stage: Stage, method: str, seed: int, stretch: Sequence[str], folder: Path) -> None:
+    """Learn the months of a stretch, and be asked after each. What `folder` holds already is not played again."""
+    last = None
+    for name in stretch:
+        if not (folder / f"{name}.json").exists():
+            champion = folder / f"model-{last}" if last else prepared_base(stage, seed, folder.parent)
+            cell, model = play_month(stage, method, seed, name, champion)
+            if isinstance(model, LanguageModel) and len(stretch) > 1:
+                keep_model(model, folder / f"model-{name}")
+            write_cell(folder / f"{name}.json", cell)
+            if last:
+                shutil.rmtree(folder / f"model-{last}", ignore_errors=True)
+        last = name
+
+
+def play_month(
+    stage: Stage, method: str, seed: int, name: str, champion: Path
+) -> tuple[Cell, LanguageModel | Pipeline]:
+    """What a month showed, and the model that learned it: from that in `champion`, or anew."""
     params, course = seeded(stage.params, seed), ["base", *stage.updates]
-    done: list[Cell] = []
-    known: tuple[SnapshotRow, ...] = ()
-    for name, following in zip(course, stage.months, strict=True):
-        file = folder / f"{name}.json"
-        fresh = stage.base if name == "base" else stage.months[name]
-        before, known = known, (*known, *fresh)
-        if file.exists():
-            done.append(read_cell(file))
-            continue
-        meter, began = Meter(), time.process_time()
-        model: LanguageModel | Pipeline
-        if method == BASELINE:
-            model = train_baseline(split(known, str(seed)).train, seed)
-        elif name == "base":
-            model = from_pretrained(prepared_base(stage, seed, folder.parent))
-        else:
-            champion = from_pretrained(folder / f"model-{done[-1].month}")
-            model = METHODS[method](champion, Month(fresh, before, params, str(seed)), meter)
-        seconds = time.process_time() - began
-        cell = Cell(
-            name,
-            sorted({example.label for example in split(fresh, str(seed)).train}),
-            sorted({example.label for example in split(known, str(seed)).train}),
-            ask(model, [Example(row.text, row.label or "") for row in stage.months[following]]),
-            {month: ask(model, examples[:EXAMINED]) for month, examples in split(known, str(seed)).held_out.items()},
-            meter.tokens,
-            active_parameters(model) if isinstance(model, LanguageModel) else 0.0,
-            seconds,
-        )
-        if isinstance(model, LanguageModel):
-            keep_model(model, folder / f"model-{name}")
-        write_cell(file, cell)
-        if done:
-            shutil.rmtree(folder / f"model-{done[-1].month}", ignore_errors=True)
-        done.append(cell)
-    return done
+    earlier = course[: course.index(name)]
+    before = [row for month in earlier for row in stage.rows(month)]
+    fresh = stage.rows(name)
+    known = [*before, *fresh]
+    meter, began = Meter(), time.process_time()
+    model: LanguageModel | Pipeline
+    if method == BASELINE:
+        model = train_baseline(split(known, str(seed)).train, seed)
+    elif name == "base":
+        model = from_pretrained(champion)
+    else:
+        model = METHODS[method](from_pretrained(champion), Month(fresh, before, params, str(seed)), meter)
+    seconds = time.process_time() - began
+    following = stage.months[list(stage.months)[len(earlier)]]
+    cell = Cell(
+        name,
+        sorted({example.label for example in split(fresh, str(seed)).train}),
+        sorted({example.label for example in split(known, str(seed)).train}),
+        ask(model, [Example(row.text, row.label or "") for row in following]),
+        {month: ask(model, examples[:EXAMINED]) for month, examples in split(known, str(seed)).held_out.items()},
+        meter.tokens,
+        active_parameters(model) if isinstance(model, LanguageModel) else 0.0,
+        seconds,
+    )
+    return cell, model
 
 
 def ask(model: LanguageModel | Pipeline, examples: Sequence[Example]) -> Answers:

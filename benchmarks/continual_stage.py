@@ -36,6 +36,10 @@ class Stage:
         """The months that are learned: all but the last, which is only asked."""
         return list(self.months)[:-1]
 
+    def rows(self, name: str) -> tuple[SnapshotRow, ...]:
+        """Of a month, or of the `base`."""
+        return self.base if name == "base" else self.months[name]
+
 
 def stream_arguments(documentation: str | None) -> argparse.ArgumentParser:
     """What every benchmark on a stream of the user's asks for."""

@@ -109,17 +109,29 @@ def stream(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_what_was_played_is_not_played_again(stream: Path) -> None:
     options = ("--months", "2", "--seeds", "1", "--json", "--methods")
-    first = run(stream, *options, "ours,TF-IDF + LR")
+    first = run(stream, *options, "from scratch,ours,TF-IDF + LR")
     assert first.returncode == 0, first.stderr
     cells = {file: file.stat().st_mtime_ns for file in (stream / "kept").rglob("*.json") if "model" not in str(file)}
-    again = run(stream, *options, "ours,TF-IDF + LR,frozen")
+    again = run(stream, *options, "from scratch,ours,TF-IDF + LR,frozen")
     assert all(file.stat().st_mtime_ns == at for file, at in cells.items())
     before, after = json.loads(first.stdout)["methods"], json.loads(again.stdout)["methods"]
-    assert after.keys() == {"ours", "TF-IDF + LR", "frozen"}
+    assert after.keys() == {"from scratch", "ours", "TF-IDF + LR", "frozen"}
     assert [after[name] for name in before] == list(before.values())
     assert list((stream / "kept").rglob("continual.png"))
     shown = run(stream, *options, "frozen,EWC", "--so-far")
     assert json.loads(shown.stdout)["methods"].keys() == {"frozen"}
+
+
+@pytest.mark.slow
+def test_months_of_from_scratch_are_played_in_any_order(stream: Path) -> None:
+    options = ("--months", "2", "--seeds", "1", "--json", "--methods", "from scratch")
+    whole = json.loads(run(stream, *options).stdout)
+    (first, *_) = [file for file in (stream / "kept").rglob("from scratch-0/*.json") if file.stem != "base"]
+    first.unlink()
+    assert "no method was played to the end yet" in run(stream, *options, "--so-far").stderr
+    again = json.loads(run(stream, *options, "--workers", "1").stdout)
+    del whole["methods"]["from scratch"][0]["seconds"], again["methods"]["from scratch"][0]["seconds"]
+    assert again == whole
 
 
 def test_what_nobody_played_is_said_in_one_line(stream: Path) -> None:
