@@ -14,9 +14,9 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.runtime import flow_run
 
-from evermoe.errors import NotReady
+from evermoe.errors import BadInput, NotReady
 from evermoe.locks import exclusive
-from evermoe.months import before, month_of, period_of
+from evermoe.months import before, month_of, period_of, start_of
 from flows.gates.checks import check_rows, enough, stop
 from flows.gates.exams import ExamReport, sit
 from flows.gates.overrides import OVERRIDDEN, Override
@@ -49,10 +49,13 @@ def run_name() -> str:
 def monthly(month: str | None = None, now: datetime | None = None, override: Override | None = None) -> str | None:
     """Make the challenger of `month`, by default the one before the run was due. Returns its version; None: a check stopped it.
 
-    An override lets the month pass the checks, and its version the gates, that it names.
+    An override lets the month pass the checks, and its version the gates, that it names. Raises `BadInput` for a month that is
+    still to come: what is frozen stays as it is, so the months until then would end today.
     """
     month = month or before(month_of(due()))
     now = now or datetime.now(UTC)
+    if start_of(month) > now:
+        raise BadInput(f"{month} has not begun; the last month that is over is {before(month_of(now))}")
     period = period_of(month, now)
     with open_parts() as parts, exclusive(parts.snapshots.home / UPDATE_LOCK):
         champion = parts.versions.champion()

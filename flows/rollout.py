@@ -14,6 +14,7 @@ from uuid import uuid4
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
+from evermoe.errors import Conflict, NotFound
 from flows.runtime.parts import Parts, open_parts, policy_of
 from flows.runtime.steps import at_moment, step
 from registry.actions.controls import Controls
@@ -59,6 +60,11 @@ def look_back(parts: Parts, controls: Controls, policy: Policy, now: datetime) -
         return None
     decision = guard(last, watch_promoted(parts.events, last, policy, now), policy, now)
     if decision.action == "hold":
+        return None
+    try:
+        controls.check_in_place(last)
+    except (Conflict, NotFound) as error:  # a person was faster, who knows more
+        log.warning("%s, but %s", decision.reason, error)
         return None
     proof = weigh(parts, last, policy, last.closed_at)
     return decision if carry_out(controls, last, decision, proof.standing, now) else None

@@ -10,6 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from evermoe.words import TELLING_WORD
 from model.mixture import Example
 
 
@@ -21,7 +22,7 @@ def train_baseline(examples: Sequence[Example], seed: int = 0) -> Pipeline:
     texts, labels = [e.text for e in examples], [e.label for e in examples]
     # saga on float32 converges in seconds where lbfgs takes half a minute; stopped early, either loses twenty points
     regression = LogisticRegression(C=10, solver="saga", max_iter=100, tol=1e-3, random_state=seed)
-    words = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
+    words = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, token_pattern=TELLING_WORD)
     commonest = DummyClassifier(strategy="most_frequent")
     if len(set(labels)) < 2 or not any(map(words.build_analyzer(), texts)):
         return make_pipeline(commonest).fit(texts, labels)

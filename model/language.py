@@ -21,6 +21,8 @@ from model.label_trie import LabelTrie
 from model.tokens import TOKENIZER, Codec, require_match, room_for_text
 
 GREEDY_BELOW = 1e-4
+MOST_LABEL_TOKENS = 16_384
+"""Of labels that somebody asks for, the tokens at whose likeness they are told apart: some seconds of one core."""
 """Temperatures below this are 0: dividing logits by them overflows, and the draw is the likeliest token anyway."""
 
 
@@ -111,11 +113,14 @@ class LanguageModel:
     def classify(
         self, texts: Sequence[str], labels: Sequence[str] | None = None, batch_size: int = 32
     ) -> list[Classification]:
-        """Answer each text with the likeliest of `labels` (those learned, when None). Raises `BadInput` without any label."""
+        """Answer each text with the likeliest of `labels` (those learned, when None).
+
+        Raises `BadInput` without any label, and for labels of the asker's whose likeness costs more than `MOST_LABEL_TOKENS`.
+        """
         asked = self.labels if labels is None else tuple(dict.fromkeys(labels))
         if not asked:
             raise BadInput("no labels to choose from; pass `labels`, or train on labelled records first")
-        trie = self._trie_of(asked)
+        trie = self._trie_of(asked, bounded=labels is not None)
         prompts = [self.codec.prompt(text) for text in texts]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         answers: dict[int, Classification] = {}
@@ -181,10 +186,14 @@ class LanguageModel:
     def _tokenizer(self) -> PreTrainedTokenizerFast | None:
         return None if self._codec is None else self._codec.tokenizer
 
-    def _trie_of(self, labels: tuple[str, ...]) -> LabelTrie:
+    def _trie_of(self, labels: tuple[str, ...], *, bounded: bool) -> LabelTrie:
         kept = self._trie
         if kept is None or kept[0] != labels:
-            kept = self._trie = labels, LabelTrie([self.codec.answer(label) for label in labels], self.codec.pad)
+            answers = [self.codec.answer(label) for label in labels]
+            check_length(bounded and sum(map(len, answers)), 4 * MOST_LABEL_TOKENS)
+            kept = labels, LabelTrie(answers, self.codec.pad)
+            check_length(bounded and kept[1].tokens, MOST_LABEL_TOKENS)
+            self._trie = kept
         return kept[1]
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -192,6 +201,15 @@ class LanguageModel:
         rows = torch.tensor([[*[self.codec.pad] * (longest - len(p)), *p] for p in prompts])
         mask = torch.tensor([[*[0] * (longest - len(p)), *[1] * len(p)] for p in prompts])
         return rows, mask
+
+
+def check_length(tokens: int, most: int) -> None:
+    """Raise `BadInput` where labels are more than may be told apart for one asker."""
+    if tokens > most:
+        raise BadInput(
+            f"telling these labels apart takes {tokens:,} tokens, {most:,} at most; ask with fewer, with shorter ones, or "
+            "with such as begin less alike"
+        )
 
 
 def tempered(score_NL: Tensor, temperature: float) -> Tensor:

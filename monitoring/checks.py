@@ -29,13 +29,15 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from evermoe.words import TELLING_WORD, WORD
+
 LABEL_NOISE, LANGUAGE, ONE_UNIT = "label noise", "language", "one unit"
 ENOUGH = "enough rows"
 """The check that there is anything to learn from; who learns says how much that is."""
 LEAST_SUPPORT = 3
 """A label with fewer rows than this says nothing of where its texts belong."""
 SHOWN = 5
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(WORD)
 
 
 class Row(Protocol):
@@ -109,6 +111,8 @@ def usual_figures(past: Sequence[Sequence[Row]], rows: int, policy: CheckPolicy)
     Each is thinned to `rows`, as many as the month has that is to be compared: in few rows a new label has little to be known
     by, so a small month is never like a large one.
     """
+    if rows < policy.min_rows:
+        return None
     found: list[Figures] = []
     for place in range(len(past) - 1, 0, -1):
         before = [row for month in past[:place] for row in month]
@@ -238,7 +242,8 @@ def _too_few(name: str, rows: Sequence[Row], limit: float, policy: CheckPolicy) 
 def misplacement(rows: Sequence[Row], known: Sequence[Row]) -> tuple[np.ndarray, list[str]]:
     """Of each row, the share of the month's other labels that fit its text better than its own, and the label that fits best.
 
-    NaN for a row whose label has too few rows to tell; ties count half.
+    Ties count half. Of a label with too few rows to tell it is NaN, and a half, as if it were drawn by lot, where the label is new:
+    a ticket's number or a free text in the place of a label is another one in each row.
     """
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -249,7 +254,11 @@ def misplacement(rows: Sequence[Row], known: Sequence[Row]) -> tuple[np.ndarray,
     label_N = np.array([place[row.label] for row in every])
     support_L = np.bincount(label_N, minlength=len(labels))
     try:
-        word_NV = TfidfVectorizer(sublinear_tf=True).fit_transform([row.text for row in every]).tocsr()
+        word_NV = (
+            TfidfVectorizer(sublinear_tf=True, token_pattern=TELLING_WORD)
+            .fit_transform([row.text for row in every])
+            .tocsr()
+        )
     except ValueError:  # not a word in any text
         return np.full(len(rows), np.nan), [row.label for row in rows]
     belongs_NL = csr_matrix((np.ones(len(every)), (np.arange(len(every)), label_N)), shape=(len(every), len(labels)))
@@ -270,7 +279,9 @@ def misplacement(rows: Sequence[Row], known: Sequence[Row]) -> tuple[np.ndarray,
     level_R = (fit_RL[:, rivals] == own_fit_R[:, None]).sum(1) - 1
     misplaced = (above_R + 0.5 * level_R) / max(1, len(rivals) - 1)
     best = [labels[number] for number in rivals[fit_RL[:, rivals].argmax(1)]]
-    return np.where(support_L[own_R] >= LEAST_SUPPORT, misplaced, np.nan), best
+    before = {row.label for row in known}
+    untold_R = np.where([row.label in before for row in rows], np.nan, 0.5)
+    return np.where(support_L[own_R] >= LEAST_SUPPORT, misplaced, untold_R), best
 
 
 # ---- language
@@ -293,7 +304,7 @@ def _largest(rows: Sequence[Row]) -> tuple[str, float]:
     """The unit that sent most, and its share of all rows, those of nobody known included."""
     units = Counter(row.unit for row in rows if row.unit is not None)
     unit, count = min(units.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
-    return unit, count / len(rows)
+    return unit, count / max(1, len(rows))
 
 
 # ---- figures

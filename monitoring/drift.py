@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evermoe.errors import BadInput
+from evermoe.words import TELLING_WORD, WORD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,7 @@ STRETCHES = 8
 """How many random parts, and how many stretches, of the reference are compared with the rest of it."""
 
 FEATURES = ("characters", "words", "non-letters", "unseen words")
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(WORD)
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def _tfidf(texts: Sequence[str]) -> tuple[np.ndarray | None, np.ndarray | None]:
     """A row of word weights for each text, and the words; None when no word occurs twice."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2)
+    vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2, token_pattern=TELLING_WORD)
     try:
         return vectorizer.fit_transform(texts), vectorizer.get_feature_names_out()
     except ValueError:  # no words at all, or none in two texts

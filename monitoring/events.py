@@ -246,8 +246,8 @@ class EventLog:
 
     def _firsts(self, where: Any, slow_ms: float, refusals: Sequence[str]) -> list[FirstRequest]:
         turn = func.row_number().over(partition_by=requests.c.unit, order_by=(requests.c.at, requests.c.id))
-        words = func.lower(func.trim(requests.c.output))
-        refused = [words.startswith(start.lower(), autoescape=True) for start in refusals]
+        words = func.replace(func.lower(func.trim(requests.c.output, SPACE)), "\u2019", "'")
+        refused = [words.startswith(start.lower().replace("\u2019", "'"), autoescape=True) for start in refusals]
         failed = and_(requests.c.error.is_not(None), _FAILED)
         turns = select(
             requests.c.at,
@@ -274,6 +274,8 @@ class EventLog:
             ]
 
 
+SPACE = " \t\n\r\v\f\u00a0\u200b\u3000\ufeff"
+"""What says nothing, by itself and before other words."""
 _FAILED = requests.c.error.not_like(f"%{CLIENT_LEFT}")  # at the end, because older rows name the exception before it
 _counted = feedback.alias("counted")
 _labelled = feedback.alias("labelled")

@@ -19,12 +19,14 @@ from typing import Any, Literal
 
 from fastapi import Depends, Request
 
-from evermoe.errors import Forbidden, NotReady, TooManyRequests, Unauthenticated
-from monitoring.keys import ApiKey, Keys, Role, holder
+from evermoe.errors import Forbidden, NotReady, StorageUnavailable, TooManyRequests, Unauthenticated
+from monitoring.keys import ApiKey, Keys, Role, holder, sha256
 from serving.limits import Limits
 
 log = logging.getLogger("evermoe.serving")
 COOKIE = "evermoe_session"
+LATELY_SECONDS = 900.0
+"""A session that was seen within these is known without the database."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 Ability = Literal["ask", "read", "steer"]
@@ -96,6 +98,7 @@ class Access:
         self._required = False
         self._fault: str | None = None
         self._heard = time.monotonic()
+        self._sessions: dict[str, tuple[str, float]] = {}
         self._reader = ThreadPoolExecutor(1, "keys")
 
     @property
@@ -168,10 +171,33 @@ class Access:
         if token is None:
             raise Unauthenticated("an API key is needed: send `Authorization: Bearer KEY` (`evermoe keys create`)")
         refuse_other_sites(request, silent=False)
-        key = await asyncio.to_thread(self.keys.key_of_session, token, self.clock())
+        key = await self._key_of_session(token)
         if key is None:
             raise Unauthenticated("this session is over; sign in again")
         return Caller(key)
+
+    async def _key_of_session(self, token: str) -> ApiKey | None:
+        """The key whose session this is. While the database is gone, sessions seen lately go on for as long as their key is known:
+        the console is where a person sees what is wrong. Raises `StorageUnavailable` for others."""
+        seen, now = sha256(token), time.monotonic()
+        try:
+            key = await asyncio.to_thread(self.keys.key_of_session, token, self.clock())
+        except StorageUnavailable:
+            id, at = self._sessions.get(seen, ("", 0.0))
+            key = (self._known or {}).get(id)
+            if key is None or not key.in_force or now - at > LATELY_SECONDS:
+                raise
+            return key
+        self._sessions = {one: held for one, held in self._sessions.items() if now - held[1] <= LATELY_SECONDS}
+        self._sessions.pop(seen, None)
+        if key is not None:
+            self._sessions[seen] = key.id, now
+        return key
+
+    async def sign_out(self, token: str) -> None:
+        """End a session. Raises `StorageUnavailable`."""
+        await asyncio.to_thread(self.keys.close_session, token)
+        self._sessions.pop(sha256(token), None)
 
     def limit(self, request: Request, key: ApiKey | None = None) -> None:
         """Count a request against its key, or its address where it has none. Raises `TooManyRequests`."""

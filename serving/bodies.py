@@ -293,7 +293,10 @@ def _first_fault(error: ValidationError) -> str:
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=True, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=True, default=str)
+    except (RecursionError, ValueError):  # read just so, but too deep to be written from here
+        return "a deeply nested value"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -85,6 +86,8 @@ class Gateway:
         """
         try:
             answer = await self.engine.classify(asked.route.model, asked.input, labels)
+            if not all(map(math.isfinite, answer.scores.values())):
+                raise ArithmeticError("the model's scores are not numbers")
         except EvermoeError:
             raise
         except Exception as error:

@@ -57,7 +57,7 @@ async def sign_out(request: Request) -> Response:
     refuse_other_sites(request)
     back = RedirectResponse("/", 303)
     if token := request.cookies.get(COOKIE):
-        await asyncio.to_thread(access.keys.close_session, token)
+        await access.sign_out(token)
         back.delete_cookie(COOKIE, httponly=True, samesite="strict")
     return back
 

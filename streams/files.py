@@ -7,6 +7,7 @@ How each format is cut into rows is `tables.py`'s affair; nothing here knows wha
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -107,8 +108,7 @@ def _record(row: Row, chosen: dict[str, str]) -> Record:
         raise ValueError(f"the text is not a string but {type(text).__name__}")
     if not text.strip():
         raise ValueError("the text is empty")
-    label = _name(row.cells.get(chosen.get("label", "")), "label")
-    unit = _name(row.cells.get(chosen.get("unit", "")), "unit")
+    label, unit = (_name(row.cells.get(chosen[role]), role) if role in chosen else None for role in ("label", "unit"))
     for role, value in (("text", text), ("label", label), ("unit", unit)):
         if value is not None and "\0" in value:
             raise ValueError(f"NUL byte in the {role}")
@@ -120,9 +120,11 @@ def _record(row: Row, chosen: dict[str, str]) -> Record:
 
 
 def _name(value: object, role: str) -> str | None:
-    """A label or a unit as a string; numbers are names too. Empty is unknown."""
-    if value is None or isinstance(value, str):
-        return (value or "").strip() or None
+    """A label or a unit as a string; numbers are names too. Empty is unknown, and so is what is not a number."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value.strip() or None
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):

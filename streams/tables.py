@@ -211,6 +211,8 @@ def read_parquet(path: Path, file: BufferedReader) -> Table:
                 rows.append(_parquet_row(path, len(rows) + 1, columns, scalars))
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    except LookupError as error:
+        raise BadInput(f"{path}: a column's time zone is not known here: {error.args[0]}") from None
     return Table(columns, tuple(rows), digest)
 
 

@@ -40,20 +40,36 @@ class Fit:
 
 @step(name="check the month's rows")
 def check_rows(parts: Parts, champion: Version, fresh: Sequence[str], period: str, override: Override | None) -> Fit:
-    """Look at each of the snapshots `fresh`; an override lets the month itself pass the checks that it names."""
+    """Look at each of the snapshots `fresh`; an override lets the month itself pass the checks that it names.
+
+    A month whose beginning was frozen by itself, because it drifted, passes where its beginning passes too: what was stopped in a
+    half of it does not come back diluted in the whole.
+    """
     policy = CheckPolicy(**parts.params.checks.model_dump())
     past = [told(month) for month in by_month(merged(parts.snapshots, learned(champion)))]
     known = [row for month in past for row in month]
-    months = {name: told(parts.snapshots.load(name)) for name in fresh}
-    found = {
-        name: inspect(rows, known, usual_figures(past, len(rows), policy), policy) for name, rows in months.items()
+
+    def seen(name: str) -> tuple[Check, ...]:
+        rows = told(parts.snapshots.load(name))
+        return inspect(rows, known, usual_figures(past, len(rows), policy), policy)
+
+    taken = learned(champion)
+    beginnings = {
+        name: [one for one in parts.snapshots.names() if one.startswith(f"{name}-") and one not in taken]
+        for name in fresh
     }
+    found = {name: worst_of([seen(name), *map(seen, beginnings[name])]) for name in fresh}
     allowed = set(override.names) if override else set()
     failed = {name: [check for check in checks if not check.passed] for name, checks in found.items()}
     stopping = tuple(check for check in failed.get(period, []) if check.name not in allowed)
     fit = tuple(name for name in fresh if not failed[name] or (name == period and not stopping))
     _record(parts, (period, champion.version), found, fit, override)
     return Fit(fit, stopping)
+
+
+def worst_of(looks: Sequence[tuple[Check, ...]]) -> tuple[Check, ...]:
+    """Of each check the first look that failed, or else the first."""
+    return tuple(min(checks, key=lambda check: check.passed) for checks in zip(*looks, strict=True))
 
 
 def enough(material: Material, least: int) -> tuple[Check, ...]:

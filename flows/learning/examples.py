@@ -1,11 +1,12 @@
 """From snapshot rows to what the model trains on and what it is examined on. Pure.
 
-One example in seven is held out for good, chosen by a hash of its text: no model ever trains on it, whichever month it came
-in, so a gate on a past month measures memory and not repetition.
+One example in seven is held out for good, chosen by a hash of its words: no model ever trains on it, whichever month it came
+in and however it is spaced or capitalized there, so a gate on a past month measures memory and not repetition.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,8 +38,12 @@ class Split:
 
 
 def is_held_out(text: str, salt: str = "") -> bool:
-    """Whether this text is kept for examinations; the same answer on every machine and for ever. Another `salt` keeps others."""
-    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt.encode()).digest()
+    """Whether this text is kept for examinations; the same answer on every machine and for ever. Another `salt` keeps others.
+
+    Texts that differ in space, case or form of their characters alone are one: most of what users ask twice is.
+    """
+    words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    digest = blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt.encode()).digest()
     return int.from_bytes(digest) % HELD_OUT_ONE_IN == 0
 
 

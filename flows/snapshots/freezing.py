@@ -1,7 +1,7 @@
 """A month becomes a snapshot: what users asked and told is frozen once, and nothing learns from anything else.
 
-A label that a user told makes an example, a thumb a preference, and a text that nobody judged is a text. Each row names the
-response it comes from.
+A label that a user told makes an example, a thumb a preference, and a text that nobody judged is a text; of chats and
+completions nothing is learned, whose answers are no labels. Each row names the response it comes from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def unfrozen(parts: Parts, month: str) -> list[str]:
     names = parts.snapshots.names()
     last = max((name[:7] for name in names if name[0].isdigit()), default=None)
     told = parts.events.told(start_of(last) if last else BEGINNING, start_of(month))
-    return sorted({month_of(row.feedback_at) for row in told if row.feedback_at is not None} - set(names))
+    return sorted({month_of(row.feedback_at) for row in told if row.feedback_at and is_label(row.request)} - set(names))
 
 
 @step(name="freeze the month", retries=2, retry_delay_seconds=5)
@@ -34,7 +34,7 @@ def freeze(parts: Parts, period: str, now: datetime) -> Snapshot | None:
     """
     month = period[:7]
     since, until = start_of(month), min(now, end_of(month))
-    told = [row_of(answered) for answered in parts.events.told(since, until)]
+    told = [row_of(answered) for answered in parts.events.told(since, until) if is_label(answered.request)]
     if not told:
         return None
     asked = parts.events.answered(since, until, until)
@@ -66,6 +66,11 @@ def row_of(answered: Answered) -> SnapshotRow:
     return SnapshotRow(asked.input, None, unit, asked.at, source, answer=asked.output, score=answered.reward)
 
 
+def is_label(request: Request) -> bool:
+    """Whether a request was answered with a label, or should have been."""
+    return request.kind == "classify"
+
+
 def is_sound(request: Request) -> bool:
     """Whether a text that nobody judged is one to learn language from: it was answered, and it says something."""
-    return request.kind == "classify" and request.error is None and bool(request.input.strip())
+    return is_label(request) and request.error is None and bool(request.input.strip())

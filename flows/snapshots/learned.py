@@ -23,20 +23,33 @@ def learned_rows(snapshots: Snapshots, version: Version) -> list[SnapshotRow]:
 
 
 def unlearned(snapshots: Snapshots, version: Version, period: str) -> tuple[str, ...]:
-    """The names of the snapshots up to `period` that a version has not learned, the oldest first."""
+    """The names of the snapshots up to `period` that a version has not learned, the oldest first.
+
+    The beginning of a month (`2025-06-14`) is left out where there is more of it, learned or not: that has its rows too.
+    """
     known = set(learned(version))
-    return tuple(
-        name for name in sorted(snapshots.names()) if name not in known and name <= period and name[0].isdigit()
-    )
+    names = [name for name in sorted(snapshots.names()) if name <= period and name[0].isdigit()]
+    fullest = {name[:7]: name for name in sorted({*names, *known})} | {name: name for name in {*names, *known}}
+    return tuple(name for name in names if name not in known and fullest[name[:7]] == name)
 
 
 def merged(snapshots: Snapshots, names: Iterable[str]) -> list[SnapshotRow]:
     """The rows of several snapshots, each answer once, in the order of time."""
-    rows = {(row.source, row.text, row.label, row.score): row for name in names for row in snapshots.load(name)}
+    rows = {told_in(row): row for name in names for row in snapshots.load(name)}
     return sorted(rows.values(), key=lambda row: row.at)
 
 
+def told_in(row: SnapshotRow) -> tuple[object, ...]:
+    """What makes a row the same answer as another: where it comes from, and all that it says."""
+    return row.source, row.text, row.label, row.score
+
+
 def gathered(snapshots: Snapshots, fresh: Iterable[str], replay: Iterable[str], params: Params) -> Material:
-    """What an update learns from: new rows from the snapshots `fresh`, replay from those its parent has learned."""
-    rows, known = merged(snapshots, fresh), merged(snapshots, replay)
+    """What an update learns from: new rows from the snapshots `fresh`, replay from those its parent has learned.
+
+    Rows that are in both, of a month whose beginning was learned by itself, are new no more.
+    """
+    known = merged(snapshots, replay)
+    learned_already = {told_in(row) for row in known}
+    rows = [row for row in merged(snapshots, fresh) if told_in(row) not in learned_already]
     return compose(rows, known, params.update, params.gates.examples_per_month, params.gates.examples_in_all)

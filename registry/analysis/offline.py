@@ -94,8 +94,8 @@ class Live:
         return {arm: float(arm == serving) for arm in self._arms.arms}
 
     def see(self, reward: Rewarded, shares: Mapping[str, float]) -> None:
-        self._arms.observe(reward.arm, reward.reward, shares, reward.unit, reward.at)
-        self._told_at.append(reward.at)
+        if self._arms.observe(reward.arm, reward.reward, shares, reward.unit, reward.at):
+            self._told_at.append(reward.at)
         self._fresh = True
 
     @property

@@ -115,10 +115,8 @@ def proved(rollout: Rollout, counted: Counting[R], policy: Policy, now: datetime
     """What rewards that were counted already prove."""
     seen, left_out = counted
     arms = arms_of(rollout, policy)
-    for reward in seen:
-        arms.take(reward)
-    standing = standing_of(rollout, arms, now)
-    return Weighed(standing, tuple(reward.at for reward in seen if not reward.agreed), left_out)
+    told_at = tuple(reward.at for reward in seen if arms.take(reward))
+    return Weighed(standing_of(rollout, arms, now), told_at, left_out)
 
 
 def outlook(rollout: Rollout, proof: Weighed, policy: Policy, now: datetime, watch: Watch = Watch()) -> Outlook:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -67,6 +67,13 @@ class AuditRow:
     hash: str
     shares: dict[str, float] = field(default_factory=dict)
     """Of each challenger, by its version; empty in rows of old, whose one challenger has `share`."""
+
+
+class Present(NamedTuple):
+    """A rollout as it stands: its last change, and the share of each challenger by its version."""
+
+    revision: int
+    shares: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -128,9 +135,9 @@ def read(row: Mapping[str, Any]) -> AuditRow:
     return AuditRow(**values | {"shares": json.loads(row["shares"] or "{}")})
 
 
-def verify(rows: Iterable[Mapping[str, Any]], revisions: Mapping[str, int]) -> Verification:
-    """Recompute the chain over `rows`, oldest first, and compare its end with each rollout's present revision."""
-    head, number, written = GENESIS, 0, dict[str, int]()
+def verify(rows: Iterable[Mapping[str, Any]], present: Mapping[str, Present]) -> Verification:
+    """Recompute the chain over `rows`, oldest first, and compare its end with each rollout as it stands."""
+    head, number, written = GENESIS, 0, dict[str, Present]()
     for number, row in enumerate(rows, start=1):
         if row["number"] != number or row["previous"] != head:
             return Verification(
@@ -139,10 +146,15 @@ def verify(rows: Iterable[Mapping[str, Any]], revisions: Mapping[str, int]) -> V
         if row["hash"] != _hash(row):
             return Verification(number, head, number, f"audit row {number} was changed after it was written")
         head = row["hash"]
-        written[row["rollout"]] = row["revision"]
-    if written != revisions:
-        lost = min(name for name in written.keys() | revisions.keys() if written.get(name) != revisions.get(name))
-        return Verification(number, head, number + 1, f"rollout {lost} and the audit disagree about its last change")
+        written[row["rollout"]] = Present(row["revision"], read(row).shares)
+    for name in sorted(written.keys() | present.keys()):
+        told, stands = written.get(name), present.get(name)
+        if told is None or stands is None or told.revision != stands.revision:
+            return Verification(
+                number, head, number + 1, f"rollout {name} and the audit disagree about its last change"
+            )
+        if told.shares and told.shares != stands.shares:
+            return Verification(number, head, number + 1, f"rollout {name} and the audit disagree about its shares")
     return Verification(number, head, None, "")
 
 

@@ -224,8 +224,9 @@ class Ledger:
         """Recompute the audit's chain and compare it with the rollouts, while nobody writes."""
         with self._writing() as db:
             rows = db.execute(AUDIT.select().order_by(AUDIT.c.number)).mappings().all()
-            revisions = {row.id: row.revision for row in db.execute(sa.select(_rollouts.c.id, _rollouts.c.revision))}
-        return audit.verify([dict(row) for row in rows], revisions)
+            standing = [_rollout(row) for row in db.execute(_rollouts.select()).mappings()]
+        present = {one.id: audit.Present(one.revision, _shares(one)) for one in standing}
+        return audit.verify([dict(row) for row in rows], present)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -312,10 +313,15 @@ def _write_down(
         by=by,
         action=action,
         share=rollout.share,
-        shares={one.version: one.share for one in rollout.challengers},
+        shares=_shares(rollout),
         reason=reason,
         evidence=evidence or {},
     )
+
+
+def _shares(rollout: Rollout) -> dict[str, float]:
+    """Of each challenger, by its version."""
+    return {one.version: one.share for one in rollout.challengers}
 
 
 def _found(db: Connection, rollout_id: str) -> Rollout:

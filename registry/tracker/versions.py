@@ -23,6 +23,7 @@ from evermoe.errors import BadInput, NotFound, StorageUnavailable
 from evermoe.locks import exclusive
 from registry.tracker.client import connect, experiment_id, in_one_line, mlflow_errors
 from registry.tracker.logged import LoggedModels, require_loadable
+from registry.tracker.pages import MOST_WORDS
 
 NAME = "evermoe"
 Alias = Literal["champion", "challenger"]
@@ -109,7 +110,7 @@ class Versions:
                     model_id=model_id,
                     run_id=run_id,
                     tags=labels,
-                    description=description,
+                    description=description[:MOST_WORDS],
                     await_creation_for=0,
                 )
             self.client.finalize_logged_model(model_id, "READY")

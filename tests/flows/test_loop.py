@@ -14,12 +14,14 @@ import mlflow.pyfunc
 import pytest
 import yaml
 
+from evermoe.errors import BadInput
 from evermoe.months import end_of, month_of, start_of
 from evermoe.settings import ROOT, settings
 from flows.runtime.parts import Parts, open_parts
 from flows.runtime.progress import listening
 from monitoring.events import Feedback
 from tests.flows.lived import log, told_at
+from tests.monitoring.rows_for_tests import a_request
 
 NOUNS = {
     "net.switch": ["vlan", "port", "route", "trunk", "switch", "uplink"],
@@ -353,3 +355,23 @@ def test_a_challenger_whose_parent_was_replaced_while_it_was_trained_is_not_put_
     put_on_trial.fn(parts, orphan, "2026-01", end_of("2026-01"))  # type: ignore[attr-defined]
     assert parts.ledger.find("2026-01", "1") is None
     assert "replaced 1 meanwhile" in parts.versions.get("2").tags["evermoe.rollout"]
+
+
+def test_a_month_to_come_is_refused_and_nothing_is_frozen(platform: Platform) -> None:
+    from flows.monthly import monthly
+
+    before = platform.parts.snapshots.names()
+    with pytest.raises(BadInput, match="2026-06 has not begun; the last month that is over is 2025-10"):
+        monthly("2026-06", start_of("2025-11") + timedelta(days=3))
+    assert platform.parts.snapshots.names() == before
+
+
+def test_of_chats_nothing_is_learned(platform: Platform) -> None:
+    from flows.snapshots.freezing import freeze, unfrozen
+
+    parts, at = platform.parts, start_of("2026-02") + timedelta(days=1)
+    for number in range(3):
+        parts.events.record(a_request(f"chat-{number}", at=at, kind="chat", output="Roses are red"))
+        parts.events.record(Feedback(f"liked-{number}", f"chat-{number}", at + timedelta(hours=1), 1.0, None))
+    assert "2026-02" not in unfrozen(parts, "2026-03")
+    assert freeze.fn(parts, "2026-02", end_of("2026-02")) is None  # type: ignore[attr-defined]

@@ -96,3 +96,26 @@ def test_a_bad_version_that_a_person_promoted_is_taken_back_within_the_stated_ti
     assert rollout(now + timedelta(days=1)) is None  # late feedback rewrites nothing
     assert parts.ledger.get("june") == closed
     print(f"taken back {now - promoted_at} after its promotion, at look {looked}")
+
+
+@pytest.mark.slow
+def test_where_a_person_moved_the_alias_since_nothing_is_taken_back(parts: Parts) -> None:
+    from flows.rollout import rollout
+
+    controls = Controls(parts.ledger, parts.versions, parts.tracking)
+    for number in range(150):
+        ask(parts, number, OPENED + number * timedelta(minutes=1), broken="2")
+    promoted_at = OPENED + timedelta(hours=3)
+    override = steering.promote(parts.ledger.get("june"), "it must go out today")
+    controls.apply(parts.ledger.get("june"), override, "eve", promoted_at, Standing.of(Evidence().verdict(promoted_at)))
+    for number in range(150, 200):
+        ask(parts, number, promoted_at + (number - 149) * timedelta(minutes=1), broken="2")
+    parts.versions.register(
+        parts.versions.weights("1"), month="2025-07", parent="2", run_id=None, loader=LOADER, description=""
+    )
+    parts.versions.set_alias("champion", "3")
+    assert rollout(promoted_at + timedelta(hours=1)) is None
+    champion = parts.versions.champion()
+    assert champion is not None
+    assert champion.version == "3"
+    assert parts.ledger.get("june").status == "promoted"

@@ -148,3 +148,18 @@ def test_a_saved_model_comes_back_the_same(tiny_model_folder, tmp_path) -> None:
 def test_a_folder_that_is_no_model_is_named(tmp_path) -> None:
     with pytest.raises(BadInput, match=str(tmp_path)):
         from_pretrained(tmp_path)
+
+
+RARE = "\u9f98"  # several tokens, where no text had it
+
+
+def test_labels_that_begin_alike_for_long_cost_no_more_than_their_tokens(tiny_model_folder) -> None:
+    model = from_pretrained(tiny_model_folder)
+    chain = [f"{RARE * number}x" for number in range(1, 60)]
+    answer = model.classify(["fix the table option"], chain)[0]
+    assert sum(answer.scores.values()) == pytest.approx(1.0, abs=1e-4)
+    spread = [f"{number:04}{RARE * 100}{way}" for number in range(100) for way in "ab"]
+    with pytest.raises(BadInput, match="telling these labels apart takes"):
+        model.classify(["fix the table option"], spread)
+    with pytest.raises(BadInput, match="telling these labels apart takes"):
+        model.classify(["text"], [f"{number}{RARE * 250}" for number in range(1000)])

@@ -134,3 +134,39 @@ def test_texts_without_a_word_are_no_reason_to_fall_over() -> None:
     rows = [Told("!?", "network", None)] * 60
     assert failed(rows, [rows] * 3) == {}
     assert unseen_words(rows, rows).size == 60
+
+
+def test_a_month_without_a_label_is_too_small_to_tell() -> None:
+    checks = inspect([], KNOWN, usual_figures(PAST, 0, POLICY), POLICY)
+    assert all(check.passed and check.reason.startswith("too little to tell") for check in checks)
+
+
+def test_labels_that_are_other_ones_in_each_row_are_noise() -> None:
+    junk = [
+        replace(row, label=f"ticket {n}") if n % 3 == 0 else row for n, row in enumerate(month("network page", 99, 9))
+    ]
+    assert "label noise" in failed(junk)
+    assert "label noise" in failed([replace(row, label=f"ticket {n}") for n, row in enumerate(junk)])
+
+
+def test_a_new_label_of_few_rows_is_no_noise() -> None:
+    rows = [*month("network database page", 100, 9), *month("cloud", 2, 9)]
+    assert not failed(rows)
+
+
+def test_of_words_that_are_not_set_apart_each_character_counts() -> None:
+    generator = random.Random(3)
+    topics = {"network": "交换机端口路由网关", "database": "数据表索引查询列", "page": "按钮菜单横幅页脚链接"}
+
+    def written(labels: str, seed: int) -> list[Told]:
+        rows = month(labels, 100, seed)
+        common = "修复添加删除选项默认检查消息"
+        texts = ("".join([*generator.choices(topics[row.label], k=4), *generator.choices(common, k=6)]) for row in rows)
+        return [replace(row, text=text) for row, text in zip(rows, texts, strict=True)]
+
+    past = [written("network database page", seed) for seed in range(6)]
+    clean = written("network database page", 9)
+    assert not failed(clean, past)
+    flipped = [replace(row, label=generator.choice(list(topics))) if n % 2 else row for n, row in enumerate(clean)]
+    assert failed(flipped, past).keys() == {"label noise"}
+    assert "language" in failed(month("network database page", 100, 9), past)

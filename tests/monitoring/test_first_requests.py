@@ -32,6 +32,8 @@ def test_what_went_wrong_is_marked_once(log: EventLog) -> None:
     asked(log, 4, "d", output="  ")
     asked(log, 5, "e", output=" I'm sorry, but no")
     asked(log, 6, "f", output="not sorry")
+    asked(log, 7, "g", output="\n\u00a0\t\r\n")
+    asked(log, 8, "h", output="\n I\u2019m sorry, but no")
     found = log.first_requests("2025-06", slow_ms=1000, refusals=["i'm SORRY"])
     assert [(one.failed, one.slow, one.empty) for one in found] == [
         (True, False, False),
@@ -40,6 +42,8 @@ def test_what_went_wrong_is_marked_once(log: EventLog) -> None:
         (False, False, True),
         (False, False, True),
         (False, False, False),
+        (False, False, True),
+        (False, False, True),
     ]
 
 

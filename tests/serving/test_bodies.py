@@ -103,3 +103,12 @@ def test_what_is_wrong_is_said_in_one_line(given: dict[str, Any], kind: type[Bod
     with pytest.raises(BadInput) as refused:
         check(given, kind)
     assert str(refused.value) == line
+
+
+@pytest.mark.parametrize("depth", range(900, 1010, 3))
+def test_a_value_that_is_nested_however_deeply_is_refused(depth: int) -> None:
+    deep: object = 0
+    for _ in range(depth):
+        deep = [deep]
+    with pytest.raises(BadInput):
+        check({"input": deep}, ClassifyBody)

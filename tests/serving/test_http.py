@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 import sqlite3
 import threading
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import httpx
@@ -18,6 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from model import LanguageModel
+from model.language import Classification
 from monitoring.events import Counts
 from monitoring.rows import CLIENT_LEFT
 from tests.serving.conftest import Served, wait_for
@@ -217,6 +220,19 @@ def test_a_model_that_fails_is_an_error_in_one_line_and_a_row_with_its_reason(se
     rows = [row.request for row in served.events.answered(datetime(2020, 1, 1, tzinfo=UTC), far, far)]
     assert [row.kind for row in rows] == ["chat", "classify", "chat"]
     assert all(row.error is not None and row.error.startswith("AttributeError: ") for row in rows)
+
+
+def test_scores_that_are_no_numbers_are_a_failure_of_the_model(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = LanguageModel.classify
+
+    def broken(model: LanguageModel, texts: list[str], labels: list[str] | None = None) -> list[Classification]:
+        return [replace(one, scores=dict.fromkeys(one.scores, math.nan)) for one in answer(model, texts, labels)]
+
+    monkeypatch.setattr(LanguageModel, "classify", broken)
+    assert served.http.post("/v1/classify", json=NOTE).status_code == 500
+    far = datetime(2100, 1, 1, tzinfo=UTC)
+    (first,) = served.events.first_requests_of_version("1", datetime(2020, 1, 1, tzinfo=UTC), far, slow_ms=9e9)
+    assert first.failed
 
 
 def test_requests_beyond_the_bound_are_told_to_come_again_and_health_still_answers(

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
+from evermoe.errors import StorageUnavailable
 from serving.access import COOKIE, Access
 from tests.serving.conftest import Served
 
@@ -138,6 +139,40 @@ def test_a_session_is_over_after_sign_out_with_its_key_and_after_twelve_hours(
     access.keys.revoke("operator", datetime.now(UTC))
     assert status(revoked) == 401
     assert "session is over" in httpx.get(served.url, headers=BROWSER | revoked).text
+
+
+def test_while_the_database_is_gone_a_session_seen_lately_goes_on_and_no_other(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [operator] = served.as_("operator")
+    access: Access = served.app.state.access
+
+    def gone(token: str, now: datetime) -> None:
+        raise StorageUnavailable("the database is gone")
+
+    served.http.post("/login", data={"key": key_of(operator)})
+    seen = {"Cookie": f"{COOKIE}={served.http.cookies[COOKIE]}"}
+    assert httpx.get(served.url, headers=BROWSER | seen).status_code == 200
+    monkeypatch.setattr(access.keys, "key_of_session", gone)
+    assert httpx.get(served.url, headers=BROWSER | seen).status_code == 200
+    assert httpx.get(served.url, headers=BROWSER | {"Cookie": f"{COOKIE}=x"}).status_code == 503
+    access.keys.revoke("operator", datetime.now(UTC))
+    served.follow(lambda: httpx.get(served.url, headers=BROWSER | seen).status_code == 503)
+
+
+def test_signed_out_is_signed_out_while_the_database_is_gone(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    [operator] = served.as_("operator")
+    access: Access = served.app.state.access
+    served.http.post("/login", data={"key": key_of(operator)})
+    session = {"Cookie": f"{COOKIE}={served.http.cookies[COOKIE]}"}
+    assert httpx.get(served.url, headers=BROWSER | session).status_code == 200
+    assert httpx.post(f"{served.url}/logout", headers=session | {"Origin": served.url}).status_code == 303
+
+    def gone(token: str, now: datetime) -> None:
+        raise StorageUnavailable("the database is gone")
+
+    monkeypatch.setattr(access.keys, "key_of_session", gone)
+    assert httpx.get(served.url, headers=BROWSER | session).status_code == 503
 
 
 def test_on_an_open_gateway_there_is_nothing_to_sign_in_to(served: Served) -> None:

@@ -286,3 +286,22 @@ def test_no_line_of_any_bytes_is_lost_and_good_ones_survive_them(
     stream = open_file(path)
     assert [record.text for record in stream.records()].count("good") == 2
     assert {row.line for row in stream.rejected} <= set(range(3, 3 + len(lines)))
+
+
+def test_a_column_without_a_name_is_neither_label_nor_unit(tmp_path: Path) -> None:
+    (tmp_path / "pandas.csv").write_text(",at,text\n0,2025-01-01,foo\n1,2025-01-02,bar\n")
+    found = open_file(tmp_path / "pandas.csv").records()
+    assert [(record.label, record.unit) for record in found] == [(None, None)] * 2
+
+
+def test_what_is_not_a_number_is_no_name(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"at": "2025-01-01", "text": "foo", "label": NaN, "user": NaN}\n')
+    (found,) = open_file(tmp_path / "rows.jsonl").records()
+    assert (found.label, found.unit) == (None, None)
+
+
+def test_a_time_zone_that_is_not_known_here_is_said_in_one_line(tmp_path: Path) -> None:
+    at = pyarrow.array([1735689600000000], type=pyarrow.timestamp("us", tz="Foo/Bar"))
+    pyarrow.parquet.write_table(pyarrow.table({"at": at, "text": ["a"]}), tmp_path / "rows.parquet")
+    with pytest.raises(BadInput, match="time zone is not known here"):
+        open_file(tmp_path / "rows.parquet")

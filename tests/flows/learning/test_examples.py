@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC, datetime
 
 from flows.learning.examples import is_held_out, split
@@ -44,3 +45,10 @@ def test_thumbs_and_bare_texts_are_no_examples_and_none_that_is_held_out_is_lear
 
 def test_the_choice_does_not_depend_on_the_machine() -> None:
     assert [number for number in range(40) if is_held_out(f"text {number}")] == [1, 28]
+
+
+def test_a_text_that_is_spaced_or_capitalized_otherwise_is_on_the_same_side() -> None:
+    for number in range(200):
+        text = f"Reset café {number}"
+        others = (text.upper(), f" {text}\n", text.replace(" ", "  "), unicodedata.normalize("NFD", text))
+        assert {is_held_out(other) for other in others} == {is_held_out(text)}

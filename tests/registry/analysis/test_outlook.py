@@ -59,3 +59,10 @@ def test_an_outlook_says_what_the_next_look_would_do() -> None:
     assert outlook(ROLLOUT, proof, POLICY, OPENED).next.action == "advance"
     stop = Watch(guardrails=(Guarded("errors", True, 0.4, 0.01, 999.0, "errors 40.0%"),))
     assert outlook(ROLLOUT, proof, POLICY, OPENED, stop).next.action == "abort"
+
+
+def test_one_unit_moves_no_share_however_often_it_tells() -> None:
+    rewards = [replace(told(number, timedelta(0)), unit="mallory", arm="champion") for number in range(40)]
+    proof = weighed(ROLLOUT, rewards, POLICY, OPENED + timedelta(days=2))
+    assert len(proof.told_at) == 1
+    assert outlook(ROLLOUT, proof, POLICY, OPENED + timedelta(days=2)).next.action == "hold"
