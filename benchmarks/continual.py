@@ -43,7 +43,7 @@ from evermoe.settings import ROOT, load_params
 
 FROZEN = "frozen"
 ORDER = (SCRATCH, "ours", "not averaged", "replay only", "distillation only", "EWC", "fine-tuning", BASELINE, FROZEN)
-"""The dearest first, so that no core waits at the end."""
+"""As the table has them."""
 
 
 def main() -> None:
@@ -90,10 +90,11 @@ def run(stage: Stage, methods: Sequence[str], options: argparse.Namespace, folde
                     pool.shutdown(cancel_futures=True)
                 one.result()
                 if (seed := bases.get(one)) is not None:
+                    found = [(method, stretch) for method in methods for stretch in stretches(stage, method)]
+                    found.sort(key=lambda one: -len(one[1]))  # the longest first, so that no core waits at the end
                     going |= {
                         pool.submit(play, stage, method, seed, stretch, courses[method, seed])
-                        for method in methods
-                        for stretch in stretches(stage, method)
+                        for method, stretch in found
                     }
                     bars.update(bar, description="months")
             bars.update(bar, completed=sum(file.exists() for file in wanted))

@@ -1,7 +1,8 @@
 """One method's way through the months of a stream: learn a month, be asked the next, and again. Knows nothing of tables.
 
-What each month showed is kept in a file as soon as it is computed, with the model as it then was, so that a run which was
-stopped goes on. Text-only figures (what was answered to what) are kept whole, so that a table can be made of them in any way.
+What each month showed is kept in a file as soon as it is computed, with the model from which the next month goes on, so that a
+run which was stopped does so too. Text-only figures (what was answered to what) are kept whole, so that a table can be made of
+them in any way.
 """
 
 from __future__ import annotations

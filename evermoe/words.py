@@ -7,9 +7,11 @@ has a word of its own. In scripts that set no spaces between words each characte
 from __future__ import annotations
 
 _UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e50-\u0e59\u0e80-\u0eff"  # Thai, Lao
+    "\u1000-\u1049\u1050-\u109f\u1780-\u17d3\u17e0-\u17e9"  # Burmese, Khmer
+    "\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\uff66-\uff9f"  # kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"  # Han
 )
-# Thai and Lao, Burmese, Khmer, kana, and the Han characters of Unicode's planes 0, 2 and 3
 
 WORD = rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+"
 """Every word."""

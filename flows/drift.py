@@ -14,9 +14,10 @@ from prefect.events import emit_event
 
 from evermoe.errors import NotReady
 from evermoe.locks import taken
-from evermoe.months import before, end_of, month_of, start_of
+from evermoe.months import before, month_of
 from flows.runtime.parts import UPDATE_LOCK, Parts, open_parts
 from flows.runtime.steps import asked_for, at_moment, step
+from flows.snapshots.freezing import unfrozen
 from flows.snapshots.learned import learned_rows
 from monitoring.drift import DriftPolicy, DriftVerdict, Observed, compare
 
@@ -96,7 +97,7 @@ def month_to_learn(parts: Parts, now: datetime) -> str:
     """The month that an update at `now` should learn: the one before, until it is frozen; then what there is of this one."""
     running = month_of(now - timedelta(seconds=1))
     last = before(running)
-    if last not in parts.snapshots.names() and parts.events.told(start_of(last), end_of(last)):
+    if last in unfrozen(parts, running):
         return last
     return running
 

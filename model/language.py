@@ -20,9 +20,9 @@ from model.folders import Contents, Layout, read_folder, write_folder
 from model.label_trie import LabelTrie
 from model.tokens import TOKENIZER, Codec, require_match, room_for_text
 
-GREEDY_BELOW = 1e-4
 MOST_LABEL_TOKENS = 16_384
-"""Of labels that somebody asks for, the tokens at whose likeness they are told apart: some seconds of one core."""
+"""Of labels that somebody asks for, the tokens that tell them apart: with the base trained here, some seconds of one core."""
+GREEDY_BELOW = 1e-4
 """Temperatures below this are 0: dividing logits by them overflows, and the draw is the likeliest token anyway."""
 
 

@@ -99,6 +99,7 @@ class Access:
         self._fault: str | None = None
         self._heard = time.monotonic()
         self._sessions: dict[str, tuple[str, float]] = {}
+        self._ended: dict[str, float] = {}
         self._reader = ThreadPoolExecutor(1, "keys")
 
     @property
@@ -190,14 +191,16 @@ class Access:
             return key
         self._sessions = {one: held for one, held in self._sessions.items() if now - held[1] <= LATELY_SECONDS}
         self._sessions.pop(seen, None)
-        if key is not None:
+        if key is not None and seen not in self._ended:
             self._sessions[seen] = key.id, now
         return key
 
     async def sign_out(self, token: str) -> None:
         """End a session. Raises `StorageUnavailable`."""
-        await asyncio.to_thread(self.keys.close_session, token)
         self._sessions.pop(sha256(token), None)
+        self._ended = {one: at for one, at in self._ended.items() if time.monotonic() - at <= LATELY_SECONDS}
+        self._ended[sha256(token)] = time.monotonic()
+        await asyncio.to_thread(self.keys.close_session, token)
 
     def limit(self, request: Request, key: ApiKey | None = None) -> None:
         """Count a request against its key, or its address where it has none. Raises `TooManyRequests`."""

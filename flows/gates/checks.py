@@ -22,7 +22,7 @@ from flows.learning.update import Material
 from flows.lineage.candidate import attempt
 from flows.runtime.parts import Parts
 from flows.runtime.steps import step
-from flows.snapshots.learned import learned, merged
+from flows.snapshots.learned import beginnings, learned, merged
 from monitoring.checks import ENOUGH, Check, CheckPolicy, inspect, usual_figures
 from registry.snapshots import SnapshotRow
 from registry.tracker.versions import Version
@@ -42,23 +42,19 @@ class Fit:
 def check_rows(parts: Parts, champion: Version, fresh: Sequence[str], period: str, override: Override | None) -> Fit:
     """Look at each of the snapshots `fresh`; an override lets the month itself pass the checks that it names.
 
-    A month whose beginning was frozen by itself, because it drifted, passes where its beginning passes too: what was stopped in a
-    half of it does not come back diluted in the whole.
+    A month, or so much of it as there is, passes where its beginnings pass that were frozen by themselves, because it drifted: what
+    was stopped in a half of it does not come back diluted in the whole.
     """
     policy = CheckPolicy(**parts.params.checks.model_dump())
-    past = [told(month) for month in by_month(merged(parts.snapshots, learned(champion)))]
+    snapshots = parts.snapshots
+    past = [told(month) for month in by_month(merged(snapshots, learned(champion)))]
     known = [row for month in past for row in month]
 
     def seen(name: str) -> tuple[Check, ...]:
-        rows = told(parts.snapshots.load(name))
+        rows = told(snapshots.load(name))
         return inspect(rows, known, usual_figures(past, len(rows), policy), policy)
 
-    taken = learned(champion)
-    beginnings = {
-        name: [one for one in parts.snapshots.names() if one.startswith(f"{name}-") and one not in taken]
-        for name in fresh
-    }
-    found = {name: worst_of([seen(name), *map(seen, beginnings[name])]) for name in fresh}
+    found = {name: worst_of([seen(name), *map(seen, beginnings(snapshots, champion, name))]) for name in fresh}
     allowed = set(override.names) if override else set()
     failed = {name: [check for check in checks if not check.passed] for name, checks in found.items()}
     stopping = tuple(check for check in failed.get(period, []) if check.name not in allowed)

@@ -42,7 +42,8 @@ def is_held_out(text: str, salt: str = "") -> bool:
 
     Texts that differ in space, case or form of their characters alone are one: most of what users ask twice is.
     """
-    words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    words = " ".join(folded.split())
     digest = blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt.encode()).digest()
     return int.from_bytes(digest) % HELD_OUT_ONE_IN == 0
 

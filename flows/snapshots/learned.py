@@ -33,6 +33,16 @@ def unlearned(snapshots: Snapshots, version: Version, period: str) -> tuple[str,
     return tuple(name for name in names if name not in known and fullest[name[:7]] == name)
 
 
+def beginnings(snapshots: Snapshots, version: Version, name: str) -> tuple[str, ...]:
+    """The snapshots of less of the same month, whose rows `name` has too, but for those that a version has learned."""
+    latest = max((one for one in learned(version) if one[:7] == name[:7]), default="")
+    return tuple(
+        one
+        for one in sorted(snapshots.names())
+        if one.startswith(f"{name[:7]}-") and one > latest and (one < name or name == name[:7])
+    )
+
+
 def merged(snapshots: Snapshots, names: Iterable[str]) -> list[SnapshotRow]:
     """The rows of several snapshots, each answer once, in the order of time."""
     rows = {told_in(row): row for name in names for row in snapshots.load(name)}

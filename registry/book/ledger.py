@@ -224,8 +224,8 @@ class Ledger:
         """Recompute the audit's chain and compare it with the rollouts, while nobody writes."""
         with self._writing() as db:
             rows = db.execute(AUDIT.select().order_by(AUDIT.c.number)).mappings().all()
-            standing = [_rollout(row) for row in db.execute(_rollouts.select()).mappings()]
-        present = {one.id: audit.Present(one.revision, _shares(one)) for one in standing}
+            standing = db.execute(_rollouts.select()).mappings().all()
+        present = {row["id"]: audit.Present(row["revision"], _standing_shares(row)) for row in standing}
         return audit.verify([dict(row) for row in rows], present)
 
     def close(self) -> None:
@@ -322,6 +322,14 @@ def _write_down(
 def _shares(rollout: Rollout) -> dict[str, float]:
     """Of each challenger, by its version."""
     return {one.version: one.share for one in rollout.challengers}
+
+
+def _standing_shares(row: RowMapping) -> dict[str, float]:
+    """Of a rollout's row, whoever wrote it: where it cannot be read, shares that nobody has."""
+    try:
+        return _shares(_rollout(row))
+    except (ValueError, TypeError, LookupError):
+        return {"": -1.0}
 
 
 def _found(db: Connection, rollout_id: str) -> Rollout:

@@ -367,6 +367,7 @@ def test_a_month_to_come_is_refused_and_nothing_is_frozen(platform: Platform) ->
 
 
 def test_of_chats_nothing_is_learned(platform: Platform) -> None:
+    from flows.drift import month_to_learn
     from flows.snapshots.freezing import freeze, unfrozen
 
     parts, at = platform.parts, start_of("2026-02") + timedelta(days=1)
@@ -374,4 +375,5 @@ def test_of_chats_nothing_is_learned(platform: Platform) -> None:
         parts.events.record(a_request(f"chat-{number}", at=at, kind="chat", output="Roses are red"))
         parts.events.record(Feedback(f"liked-{number}", f"chat-{number}", at + timedelta(hours=1), 1.0, None))
     assert "2026-02" not in unfrozen(parts, "2026-03")
+    assert month_to_learn(parts, start_of("2026-03") + timedelta(days=9)) == "2026-03"
     assert freeze.fn(parts, "2026-02", end_of("2026-02")) is None  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evermoe.settings import load_params
-from flows.snapshots.learned import LEARNED, gathered, unlearned
+from flows.snapshots.learned import LEARNED, beginnings, gathered, unlearned
 from registry.snapshots import SnapshotRow, Snapshots
 from registry.tracker.versions import Version
 
@@ -58,6 +58,14 @@ def test_a_beginning_is_no_month_of_its_own_once_there_is_more_of_it(
                 file.unlink()
         assert list(snapshots.names()) == names
     assert unlearned(snapshots, knows(*known), period) == expected
+
+
+def test_a_beginning_is_looked_at_with_more_of_its_month_until_it_is_learned(snapshots: Snapshots) -> None:
+    assert beginnings(snapshots, knows("base"), "2025-06") == ("2025-06-03", "2025-06-14")
+    assert beginnings(snapshots, knows("base"), "2025-06-14") == ("2025-06-03",)
+    assert beginnings(snapshots, knows("base", "2025-06-14"), "2025-06") == ()
+    assert beginnings(snapshots, knows("base", "2025-06-03"), "2025-06") == ("2025-06-14",)
+    assert beginnings(snapshots, knows("base"), "2025-07") == ()
 
 
 def test_rows_that_were_learned_with_a_beginning_are_not_new_with_the_whole(snapshots: Snapshots) -> None:

@@ -249,11 +249,11 @@ def test_a_row_changed_or_dropped_behind_its_back_is_found(
     assert found.reason
 
 
-def test_shares_that_nobody_decided_are_found(ledger: Ledger, database_url: str) -> None:
+@pytest.mark.parametrize("written", ["replace(challengers, '0.1', '0.9')", "'not json'"])
+def test_shares_that_nobody_decided_are_found(ledger: Ledger, database_url: str, written: str) -> None:
     ledger.open(june(), by="monthly")
     ledger.apply("june", Decision("advance", 0.1, "no harm"), "rollout", LATER)
-    rewrite(database_url, "UPDATE rollouts SET challengers = replace(challengers, '0.1', '0.9')")
-    assert ledger.get("june").share == 0.9
+    rewrite(database_url, f"UPDATE rollouts SET challengers = {written}")
     found = ledger.verify()
     assert (found.ok, found.reason) == (False, "rollout june and the audit disagree about its shares")
 
