@@ -4,8 +4,8 @@
 
 The base learns what came before the last months (at most `base.max_records` of it); then each method learns a month, is asked
 all of the next, and so on. Nothing is tuned to a stream. Each (method, seed, month) is kept once computed, for these parameters
-and this code, so a run that was stopped goes on, and --so-far shows what there is. About two hours of one core for a seed of
-twelve months, 20 minutes of one core with --quick (one seed, four months, a smaller base).
+and this code, so a run that was stopped goes on, and --so-far shows what there is. All methods take some four hours
+of one core for a seed of twelve months; with --quick (one seed, four months, a smaller base) 40 minutes of one core, 25 on two.
 
     next        accuracy on all of the month after the one just learned (prequential), over all questions
     past        accuracy on what all past months hold out, after the last update
