@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from commands.ingest import AT, LABEL, TEXT, UNIT, progress_bar, rejects_path
-from commands.processes import in_use
+from commands.processes import IN_USE, in_use
 from evermoe.errors import BadInput
 from evermoe.settings import STAMP, Settings, load_params, settings, use_base, use_home
 from streams import Columns, open_stream
@@ -91,9 +91,7 @@ def refuse_foreign(here: Settings) -> None:
     here.open_home(create=False)
     home = here.home
     if home.is_dir() and not (home / MARKER).exists():
-        kept = [
-            entry.name for entry in home.iterdir() if entry.name not in ("home.json", "in-use.lock", "logs", "rejects")
-        ]
+        kept = [entry.name for entry in home.iterdir() if entry.name not in ("home.json", IN_USE, "logs", "rejects")]
         if kept:
             raise BadInput(f"{home} holds something that no demo made ({kept[0]}); choose another with --home")
 
@@ -126,7 +124,7 @@ def fresh_home(here: Settings, console: Console) -> Settings:
         number = next(n for n in range(1, 10_000) if not home.with_name(f"{home.name}.{n}").exists())
         aside = home.with_name(f"{home.name}.{number}")
         home.rename(aside)
-        console.print(f"the demo before this one is kept in {aside}", style="dim", highlight=False)
+        console.print(f"the demo before this one is kept in {aside}", style="dim", highlight=False, markup=False)
     (home / STAMP).unlink(missing_ok=True)  # a home that holds nothing yet may begin with another base
     here.open_home()
     marker.write_text("a demo began here; `evermoe up` serves what it made\n")

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -38,15 +39,15 @@ def print_report(result: Result, home: Path) -> None:
             *(percent(month.accuracy.get(name)) for name in SERIES),
             shares_in_words(month),
             Text(month.decision, style="bold" if month.decision in ("promote", "abort") else ""),
-            month.reason,
+            Text(month.reason),
         )
     table.add_section()
     table.add_row("average", "", *(percent(average(result, name)) for name in SERIES), "", "", "")
     console.print(table)
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
     console.print(f"Champion: version {result.champion}.  Time: {seconds}.", highlight=False)
-    console.print(f"Picture: {home / 'demo.png'}   Figures: {home / 'demo.json'}", highlight=False)
-    option = "" if home.name == ".evermoe" else f" --home {home}"
+    console.print(f"Picture: {home / 'demo.png'}   Figures: {home / 'demo.json'}", highlight=False, markup=False)
+    option = "" if home.name == ".evermoe" else escape(f" --home {home}")
     console.print(
         f"Look around: [bold]evermoe up{option}[/bold] (or make up) serves the console, MLflow and Prefect on what was made."
     )

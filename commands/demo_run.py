@@ -134,7 +134,7 @@ class Replay:
                 self.follow(parts, client)
                 idle = why_idle(parts, month)
                 done.append(outcome)
-                self.console.print(line_of(outcome), highlight=False, soft_wrap=True)
+                self.console.print(line_of(outcome), highlight=False, soft_wrap=True, markup=False)
             return Result(done, self.champion(parts), self.seconds)
 
     def traffic(

@@ -164,13 +164,17 @@ class Processes:
         self.running.clear()
 
 
+IN_USE = "in-use.lock"
+"""In a home: held while the platform runs on it."""
+
+
 @contextlib.contextmanager
 def in_use(home: Path) -> Iterator[None]:
     """Keep a home to this process: two that run flows on it, or one that moves it away, would spoil it. Raises `Conflict`."""
     taken = (
         f"{home} is in use by another `evermoe up` or `evermoe demo`; stop that one, or choose another home with --home"
     )
-    with exclusive(home / "in-use.lock", taken):
+    with exclusive(home / IN_USE, taken):
         yield
 
 

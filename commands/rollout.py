@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from commands.home import HOME, JSON, parts_of
 from commands.rollout_replay import replay
@@ -99,7 +100,7 @@ def show_arms(rollout: Rollout, seen: Outlook) -> None:
         verdict = seen.standing.verdict(one.arm)
         lift = f"{verdict.lift:+.3f} in [{verdict.interval[0]:+.3f}, {verdict.interval[1]:+.3f}]"
         share = "out" if one.out else f"{one.share:.1%}"
-        table.add_row(one.version, share, *counted(verdict, "challenger"), lift, one.out)
+        table.add_row(one.version, share, *counted(verdict, "challenger"), Text(lift), Text(one.out))
     Console().print(table)
 
 
@@ -131,7 +132,8 @@ def show_history(rows: Sequence[AuditRow]) -> None:
 
     table = Table("at (UTC)", "rollout", "action", "share", "by", "why", box=None)
     for row in rows:
-        table.add_row(f"{row.at:%Y-%m-%d %H:%M}", row.rollout, row.action, shared(row), row.by, row.reason)
+        said = Text(row.by), Text(row.reason)  # what a person wrote is no markup
+        table.add_row(f"{row.at:%Y-%m-%d %H:%M}", row.rollout, row.action, shared(row), *said)
     Console().print(table)
 
 
@@ -283,7 +285,10 @@ def stated(reason: str | None) -> str:
 
 def signed(by: str | None) -> str:
     """How the audit names who decides. Raises `BadInput` for an empty name."""
-    name = getpass.getuser() if by is None else by.strip()
+    try:
+        name = getpass.getuser() if by is None else by.strip()
+    except (KeyError, OSError):  # in a container, a user may be a number that has no name
+        raise BadInput("nobody knows your name here; say who decides with --by NAME") from None
     if not name:
         raise BadInput("--by is empty; say who decides, or leave it out")
     return name

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from commands.keys import on_loopback
 from commands.processes import Process
@@ -52,10 +53,18 @@ def environment(settings: Settings) -> dict[str, str]:
         "GIT_PYTHON_REFRESH": "quiet",
     }
     if settings.database_url:
-        values["EVERMOE_DATABASE_URL"] = settings.database_url
+        values["EVERMOE_DATABASE_URL"] = absolute(settings.database_url)
     if settings.mlflow_uri:
-        values["EVERMOE_MLFLOW_URI"] = settings.mlflow_uri
+        values["EVERMOE_MLFLOW_URI"] = absolute(settings.mlflow_uri)
+    if params := os.environ.get("EVERMOE_PARAMS"):
+        values["EVERMOE_PARAMS"] = str(Path(params).resolve())
     return values
+
+
+def absolute(url: str) -> str:
+    """An SQLite file's address from wherever one is; any other as it is."""
+    scheme, slashes, file = url.partition(":///")
+    return f"{scheme}{slashes}{Path(file).resolve()}" if scheme == "sqlite" and file and file != ":memory:" else url
 
 
 def prefect_api(settings: Settings) -> str:

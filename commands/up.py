@@ -142,13 +142,14 @@ def announce(console: Console) -> Callable[[Running], None]:
 
 
 def stop_on_signals() -> None:
-    """SIGTERM and a closed terminal mean what Ctrl-C means. Needs the main thread."""
+    """SIGTERM and a closed terminal mean what Ctrl-C means, unless `nohup` lets the terminal close. Needs the main thread."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, stop)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
 
 
 def ignore_signals() -> None:

@@ -20,9 +20,14 @@ QUIET = {
     # times as long as one; at 1000 turns one alone is as fast, and two take three times as long
     "GOMP_SPINCOUNT": "1000",
 }
+HERE = ("127.0.0.1", "localhost", "::1")
+"""Our programs ask each other on this machine, which is no proxy's business."""
 
 
 def silence() -> None:
     """Set the defaults for this process and its children. Call it before the tools are imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    for name in ("NO_PROXY", "no_proxy"):
+        named = [one for one in os.environ.get(name, "").split(",") if one]
+        os.environ[name] = ",".join(dict.fromkeys([*named, *HERE]))

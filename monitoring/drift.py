@@ -49,6 +49,9 @@ STRETCHES = 8
 """How many random parts, and how many stretches, of the reference are compared with the rest of it."""
 
 FEATURES = ("characters", "words", "non-letters", "unseen words")
+LEAST_MOVE = {"characters": 1.0, "words": 1.0, "non-letters": 0.005, "unseen words": 0.005}
+"""What hardly differs from text to text has no spread to be measured by: so much it must move at least, on average of a text."""
+LEAST_SPREAD = 0.001  # by which Evidently divides at least
 _WORD = re.compile(WORD)
 
 
@@ -245,6 +248,9 @@ def _bars(reference: Sequence[Observed], window: int, policy: DriftPolicy, seed:
     for name, limit in limits.items():
         floor = 0.5 if name == "text" else 0.0
         limits[name] = max(limit, floor + policy.null_margin * (chance[name] - floor), movement[name])
+    before, _ = _columns(reference, reference)
+    for name, least in LEAST_MOVE.items():
+        limits[name] = max(limits[name], least / max(float(before[name].std(ddof=0)), LEAST_SPREAD))
     return limits
 
 

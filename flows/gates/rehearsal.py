@@ -55,7 +55,6 @@ def gateway(version: str) -> Iterator[str]:
         with said.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-I", str(LEASH), "10", *serve],
-                cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

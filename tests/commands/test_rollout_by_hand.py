@@ -82,7 +82,7 @@ def test_a_trial_from_start_to_abort_with_a_reason_for_every_move(capsys: pytest
     assert "a share of 2 compares nothing" in refused(capsys, "share", "2", "--reason", "r")
     assert "cannot resume" in refused(capsys, "resume", "--reason", "r")
     assert json.loads(told(capsys, "share", "0.2", "--reason", "more", "--json"))["share"] == 0.2
-    told(capsys, "pause", "--reason", "a holiday", "--by", "bob")
+    told(capsys, "pause", "--reason", "[/ops] a holiday", "--by", "bob [sre]")
     assert "next: hold; paused; undecided" in told(capsys, "status")
     told(capsys, "resume", "--reason", "back again", "--by", "bob")
     assert "is aborted, the challenger's share 0%" in told(capsys, "abort", "--reason", "odd answers", "--by", "bob")
@@ -91,13 +91,14 @@ def test_a_trial_from_start_to_abort_with_a_reason_for_every_move(capsys: pytest
     assert [(row["action"], row["reason"]) for row in rows] == [
         ("open", "looks good"),
         ("share", "more"),
-        ("pause", "a holiday"),
+        ("pause", "[/ops] a holiday"),
         ("resume", "back again"),
         ("abort", "odd answers"),
     ]
     assert (rows[0]["by"], rows[-1]["by"]) == ("ann", "bob")
     table = told(capsys, "history")
     assert "odd answers" in table
+    assert "bob [sre]" in table
     assert "the audit chain is whole" in table
     assert "was tried against version 1 before" in refused(capsys, "start", "2", "--reason", "once more")
 

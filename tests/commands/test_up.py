@@ -16,6 +16,9 @@ import httpx
 import pytest
 
 from commands.processes import answers, free_ports
+from commands.services import absolute, environment
+from commands.up import stop_on_signals
+from evermoe.settings import Settings
 from flows.lineage.candidate import LOADER
 from registry.tracker.versions import Versions
 
@@ -106,3 +109,29 @@ def test_a_port_in_use_is_one_line_and_nothing_is_started(home: Path, env: dict[
     assert told.stderr.splitlines()[-1].startswith(f"evermoe: port {taken} (prefect) is in use")
     assert "EVERMOE_PREFECT_PORT" in told.stderr
     assert list(of_this_home(home)) == []
+
+
+def test_a_terminal_that_nohup_lets_close_stops_nothing() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        stop_on_signals()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        stop_on_signals()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_children_in_other_folders_find_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVERMOE_PARAMS", "mine.yaml")
+    given = Settings(home=Path("home"), database_url="sqlite:///events.db", mlflow_uri="http://127.0.0.1:5000")
+    found = environment(given)
+    assert found["EVERMOE_PARAMS"] == str(tmp_path / "mine.yaml")
+    assert found["EVERMOE_DATABASE_URL"] == f"sqlite:///{tmp_path / 'events.db'}"
+    assert found["EVERMOE_MLFLOW_URI"] == "http://127.0.0.1:5000"
+    assert absolute("postgresql://root@127.0.0.1/test") == "postgresql://root@127.0.0.1/test"

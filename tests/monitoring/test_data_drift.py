@@ -188,3 +188,21 @@ def test_importing_the_room_does_not_load_evidently() -> None:
     script = "import sys, monitoring.drift, monitoring.events, monitoring.metrics; print('evidently' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("odd", ["?", " 5"])
+def test_one_odd_text_among_texts_that_are_all_alike_in_form_is_no_drift(odd: str) -> None:
+    generator = np.random.default_rng(3)
+    words = [
+        f"{first}{second}" for first in ("vlan", "port", "route", "table") for second in ("er", "ing", "ed", "ment")
+    ]
+
+    def texts(count: int) -> list[Observed]:
+        return [Observed(" ".join(generator.choice(words, 6)), "a") for _ in range(count)]
+
+    window = texts(80)
+    window[7] = Observed(window[7].text + odd, "a")
+    verdict = compare(texts(300), window, POLICY, seed=0, html=None)
+    assert not verdict.drifted, verdict.reasons
+    odder = [Observed(f"{one.text} ?!?!", "a") for one in window]
+    assert compare(texts(300), odder, POLICY, seed=0, html=None).drifted
