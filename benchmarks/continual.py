@@ -4,8 +4,8 @@
 
 The base learns what came before the last months (at most `base.max_records` of it); then each method learns a month, is asked
 all of the next, and so on. Nothing is tuned to a stream. Each (method, seed, month) is kept once computed, for these parameters
-and this code, so a run that was stopped goes on, and --so-far shows what there is. All methods take some four hours
-of one core for a seed of twelve months; with --quick (one seed, four months, a smaller base) 40 minutes of one core, 25 on two.
+and this code, so a run that was stopped goes on, and --so-far shows what there is. A seed of twelve months takes
+hours, most of them from scratch's; --quick (one seed, four months, a smaller base) took 25 minutes on two cores.
 
     next        accuracy on all of the month after the one just learned (prequential), over all questions
     past        accuracy on what all past months hold out, after the last update
@@ -91,7 +91,7 @@ def run(stage: Stage, methods: Sequence[str], options: argparse.Namespace, folde
                 one.result()
                 if (seed := bases.get(one)) is not None:
                     found = [(method, stretch) for method in methods for stretch in stretches(stage, method)]
-                    found.sort(key=lambda one: -len(one[1]))  # the longest first, so that no core waits at the end
+                    found.sort(key=lambda task: -len(task[1]))  # the longest first, so that no core waits at the end
                     going |= {
                         pool.submit(play, stage, method, seed, stretch, courses[method, seed])
                         for method, stretch in found

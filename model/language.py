@@ -190,9 +190,11 @@ class LanguageModel:
         kept = self._trie
         if kept is None or kept[0] != labels:
             answers = [self.codec.answer(label) for label in labels]
-            check_length(bounded and sum(map(len, answers)), 4 * MOST_LABEL_TOKENS)
+            if bounded:  # before the trie is made, whose nodes cost memory too
+                check_length(sum(map(len, answers)), 4 * MOST_LABEL_TOKENS)
             kept = labels, LabelTrie(answers, self.codec.pad)
-            check_length(bounded and kept[1].tokens, MOST_LABEL_TOKENS)
+            if bounded:
+                check_length(kept[1].tokens, MOST_LABEL_TOKENS)
             self._trie = kept
         return kept[1]
 

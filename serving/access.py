@@ -98,8 +98,10 @@ class Access:
         self._required = False
         self._fault: str | None = None
         self._heard = time.monotonic()
-        self._sessions: dict[str, tuple[str, float]] = {}
-        self._ended: dict[str, float] = {}
+        self._sessions: dict[str, tuple[str, float]] = {}  # by their hash: the key, and when they were seen
+        self._ended: dict[
+            str, float
+        ] = {}  # when, of those signed out lately: a request under way must not bring one back
         self._reader = ThreadPoolExecutor(1, "keys")
 
     @property

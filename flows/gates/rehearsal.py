@@ -50,7 +50,8 @@ def gateway(version: str) -> Iterator[str]:
     """The address of a gateway that serves only this version, keeps none of its rows, and ends with this process."""
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "gateway.log"
-        serve = [sys.executable, "-m", "commands.main", "serve", "--host", "127.0.0.1", "--port", "0"]
+        # -P: where it starts is not where it is imported from; a folder `model` of the user's is none of ours
+        serve = [sys.executable, "-P", "-m", "commands.main", "serve", "--host", "127.0.0.1", "--port", "0"]
         serve += ["--rehearse", version]
         with said.open("wb") as log:
             process = subprocess.Popen(

@@ -377,3 +377,13 @@ def test_of_chats_nothing_is_learned(platform: Platform) -> None:
     assert "2026-02" not in unfrozen(parts, "2026-03")
     assert month_to_learn(parts, start_of("2026-03") + timedelta(days=9)) == "2026-03"
     assert freeze.fn(parts, "2026-02", end_of("2026-02")) is None  # type: ignore[attr-defined]
+
+
+def test_the_real_server_finds_the_home_from_any_folder(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.gates.rehearsal import ask, gateway
+
+    (platform.folder / "commands").mkdir()  # of the user's, and none of ours
+    monkeypatch.chdir(platform.folder)
+    monkeypatch.setenv("EVERMOE_HOME", "home")
+    with gateway("1") as url:
+        assert ask(url, "fix the table") in OLD
