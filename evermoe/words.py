@@ -1,10 +1,12 @@
-r"""What a word is, wherever words are counted. Pure.
+r"""What a word is, wherever words are counted, and which texts are one. Pure.
 
 `\w+` takes a whole clause of Chinese, Japanese or Thai for one word, which no other text has: then every text is new and no label
 has a word of its own. In scripts that set no spaces between words each character counts as one; in all others words are as usual.
 """
 
 from __future__ import annotations
+
+import unicodedata
 
 _UNSPACED = (
     "\u0e01-\u0e3a\u0e40-\u0e4e\u0e50-\u0e59\u0e80-\u0eff"  # Thai, Lao
@@ -17,3 +19,9 @@ WORD = rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+"
 """Every word."""
 TELLING_WORD = rf"[{_UNSPACED}]|[^\W{_UNSPACED}]{{2,}}"
 """Single letters left out, as scikit-learn's vectorizers do."""
+
+
+def folded(text: str) -> str:
+    """The same of all texts that differ in space, case or form of their characters alone: most of what users ask twice does."""
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(plain.split())

@@ -13,9 +13,10 @@ from dataclasses import replace
 from itertools import accumulate
 
 import torch
-from sklearn.model_selection import KFold
+from sklearn.model_selection import GroupKFold
 
 from evermoe.errors import BadInput
+from evermoe.words import folded
 from model.baseline import train_baseline
 from model.batches import Lesson
 from model.mixture import Example
@@ -30,15 +31,14 @@ class Doubting:
     """With probability `share`, a lesson's label is drawn from what words alone say of its text, and not the right one.
 
     Words alone: TF-IDF with logistic regression, of the other folds of the lessons, so that it knows no text that it is asked
-    about. Where words leave a doubt, the network learns the doubt in place of the one record. Source: distillation from a
-    cross-fitted teacher (Dao et al., arXiv 2104.09732), here by draws, since an answer is a sequence of tokens.
+    about: texts that are one (`folded`) are in one fold. Where words leave a doubt, the network learns the doubt in place of the
+    one record. Source: distillation from a cross-fitted teacher (Dao et al., arXiv 2104.09732), here by draws, since an answer is
+    a sequence of tokens.
     """
 
     def __init__(self, lessons: Sequence[Lesson], share: float, seed: int) -> None:
         """Fits the folds, some seconds for thousands of lessons. Raises `BadInput` for a share outside [0, 1]."""
-        if not 0 <= share <= 1:
-            raise BadInput(f"doubt_share {share} is no share from 0 to 1")
-        self.share = share
+        self.share = checked("doubt_share", share)
         self._opinions = opinions([lesson.example for lesson in lessons if lesson.is_labelled], seed)
 
     def __call__(self, lessons: Sequence[Lesson]) -> list[Lesson]:
@@ -63,9 +63,7 @@ class Joining:
 
     def __init__(self, lessons: Sequence[Lesson], share: float) -> None:
         """Raises `BadInput` for a share outside [0, 1]."""
-        if not 0 <= share <= 1:
-            raise BadInput(f"join_share {share} is no share from 0 to 1")
-        self.share = share
+        self.share = checked("join_share", share)
         self._texts: dict[str, list[str]] = defaultdict(list)
         for lesson in lessons:
             if lesson.is_labelled:
@@ -86,15 +84,24 @@ class Joining:
         return Example(" ".join(pair if side < 0.5 else pair[::-1]), example.label)
 
 
+def checked(name: str, share: float) -> float:
+    """The share. Raises `BadInput` for what is none."""
+    if not 0 <= share <= 1:
+        raise BadInput(f"{name} {share} is no share from 0 to 1")
+    return share
+
+
 def opinions(examples: Sequence[Example], seed: int) -> dict[Example, Mapping[str, float]]:
     """Of each example the labels that words alone suggest, by a model of the other folds, and their probabilities.
 
     Nothing of examples that are too few to be parted.
     """
     found: dict[Example, Mapping[str, float]] = {}
-    if len(examples) < FOLDS:
+    same = [folded(example.text) for example in examples]
+    if len(set(same)) < FOLDS:
         return found
-    for learned, asked in KFold(FOLDS, shuffle=True, random_state=seed).split(examples):
+    parted = GroupKFold(FOLDS, shuffle=True, random_state=seed)
+    for learned, asked in parted.split(examples, groups=same):
         words = train_baseline([examples[i] for i in learned], seed)
         labels = [str(label) for label in words.classes_]
         for i, row in zip(asked, words.predict_proba([examples[i].text for i in asked]), strict=True):

@@ -6,13 +6,13 @@ in and however it is spaced or capitalized there, so a gate on a past month meas
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
 from evermoe.months import month_of
+from evermoe.words import folded
 from model import Example, Thumb
 from registry.snapshots import SnapshotRow
 
@@ -38,13 +38,9 @@ class Split:
 
 
 def is_held_out(text: str, salt: str = "") -> bool:
-    """Whether this text is kept for examinations; the same answer on every machine and for ever. Another `salt` keeps others.
-
-    Texts that differ in space, case or form of their characters alone are one: most of what users ask twice is.
-    """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    words = " ".join(folded.split())
-    digest = blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt.encode()).digest()
+    """Whether this text is kept for examinations, with all that are one with it (`folded`); the same answer on every machine and
+    for ever. Another `salt` keeps others."""
+    digest = blake2b(folded(text).encode("utf-8", "surrogatepass"), digest_size=8, salt=salt.encode()).digest()
     return int.from_bytes(digest) % HELD_OUT_ONE_IN == 0
 
 

@@ -85,6 +85,13 @@ def test_no_opinion_is_of_a_text_that_its_words_were_learned_from() -> None:
     assert all(sum(opinion.values()) == pytest.approx(1.0, abs=1e-3) for opinion in told.values())
 
 
+def test_nor_of_one_that_differs_from_them_in_space_or_case_alone() -> None:
+    again = [Example(text, "disk") for text in ("Quite odd", "quite odd", "quite  ODD", "quite odd ")]
+    told = opinions([*NET, *DISK, *again], seed=1)
+    assert max(told[example]["disk"] for example in again) < 0.9
+    assert opinions(again * 5, seed=1) == {}
+
+
 def test_of_too_few_to_part_there_is_no_opinion() -> None:
     few = [Lesson(Example("a b", "net")), Lesson(Example("c d", "disk"))]
     assert Doubting(few, 1.0, seed=1)(few) == few
