@@ -26,15 +26,26 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.continual_course import BASELINE, SCRATCH, one_thread, play, prepared_base, read_cell, stretches
+from benchmarks.continual_course import (
+    BASELINE,
+    SCRATCH,
+    needs_base,
+    one_thread,
+    play,
+    prepared_base,
+    read_cell,
+    stretches,
+)
 from benchmarks.continual_figures import Figures, figures, mean, picture, worst
 from benchmarks.continual_stage import Stage, at_least, stage_asked_for, stream_arguments, with_defaults
 from evermoe.errors import EvermoeError
@@ -44,6 +55,13 @@ from evermoe.settings import ROOT, load_params
 FROZEN = "frozen"
 ORDER = (SCRATCH, "ours", "not averaged", "replay only", "distillation only", "EWC", "fine-tuning", BASELINE, FROZEN)
 """As the table has them."""
+
+
+class Job(NamedTuple):
+    """What one worker does at a time; the seed, where it is to make that one's base."""
+
+    work: Callable[[], object]
+    makes_base: int | None = None
 
 
 def main() -> None:
@@ -70,33 +88,36 @@ def main() -> None:
 
 
 def run(stage: Stage, methods: Sequence[str], options: argparse.Namespace, folder: Path) -> None:
-    """All courses, as many at a time as there are workers; those of a seed as soon as its base is there."""
+    """All courses, as many at a time as there are workers: the bases, then what goes on from one that is there, and where neither
+    keeps a worker busy, what needs none."""
     seeds = range(options.seeds)
     courses = {(method, seed): course_folder(stage, method, seed, folder) for seed in seeds for method in methods}
     wanted = [place / f"{name}.json" for place in courses.values() for name in ("base", *stage.updates)]
+    ready: list[Job] = [Job(partial(prepared_base, stage, seed, folder), seed) for seed in seeds]
+    behind: dict[int | None, list[Job]] = {seed: [] for seed in seeds}
+    free: list[Job] = []
+    for (method, seed), place in courses.items():
+        for stretch in stretches(stage, method):
+            job = Job(partial(play, stage, method, seed, stretch, place))
+            (behind[seed] if needs_base(method, stretch) else free).append(job)
+    going: dict[Future[object], Job] = {}
     spawn = multiprocessing.get_context("spawn")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         ProcessPoolExecutor(options.workers, spawn, one_thread) as pool,
         Progress(*columns, console=Console(stderr=True), transient=True) as bars,
     ):
-        bar = bars.add_task("bases", total=len(wanted))
-        bases: dict[Future[object], int] = {pool.submit(prepared_base, stage, seed, folder): seed for seed in seeds}
-        going = set(bases)
-        while going:
-            done, going = wait(going, timeout=1, return_when=FIRST_COMPLETED)
+        bar = bars.add_task("months", total=len(wanted))
+        while ready or free or going:
+            while len(going) < options.workers and (ready or free):
+                job = (ready or free).pop(0)
+                going[pool.submit(job.work)] = job
+            done, _ = wait(going, timeout=1, return_when=FIRST_COMPLETED)
             for one in done:
                 if one.exception():
                     pool.shutdown(cancel_futures=True)
                 one.result()
-                if (seed := bases.get(one)) is not None:
-                    found = [(method, stretch) for method in methods for stretch in stretches(stage, method)]
-                    found.sort(key=lambda task: -len(task[1]))  # the longest first, so that no core waits at the end
-                    going |= {
-                        pool.submit(play, stage, method, seed, stretch, courses[method, seed])
-                        for method, stretch in found
-                    }
-                    bars.update(bar, description="months")
+                ready += behind.pop(going.pop(one).makes_base, [])
             bars.update(bar, completed=sum(file.exists() for file in wanted))
 
 

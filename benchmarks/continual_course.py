@@ -27,6 +27,8 @@ from model import Example, LanguageModel, from_pretrained
 from model.baseline import baseline_answers, train_baseline
 
 BASELINE, SCRATCH = "TF-IDF + LR", "from scratch"
+ANEW = (BASELINE, SCRATCH)
+"""What learns everything anew each month."""
 EXAMINED = 60
 """Held-out examples of a month that are looked at, as the gates do."""
 
@@ -64,7 +66,12 @@ def stretches(stage: Stage, method: str) -> list[list[str]]:
     What learns everything anew each month does not need the months before it to be played.
     """
     course = ["base", *stage.updates]
-    return [[name] for name in course] if method in (SCRATCH, BASELINE) else [course]
+    return [[name] for name in course] if method in ANEW else [course]
+
+
+def needs_base(method: str, stretch: Sequence[str]) -> bool:
+    """Whether the base has to be there before the stretch is played."""
+    return method not in ANEW or (method == SCRATCH and stretch[0] == "base")
 
 
 def play(stage: Stage, method: str, seed: int, stretch: Sequence[str], folder: Path) -> None:
@@ -72,7 +79,10 @@ def play(stage: Stage, method: str, seed: int, stretch: Sequence[str], folder: P
     last = None
     for name in stretch:
         if not (folder / f"{name}.json").exists():
-            champion = folder / f"model-{last}" if last else prepared_base(stage, seed, folder.parent)
+            if last:
+                champion: Path | None = folder / f"model-{last}"
+            else:
+                champion = prepared_base(stage, seed, folder.parent) if needs_base(method, stretch) else None
             cell, model = play_month(stage, method, seed, name, champion)
             if isinstance(model, LanguageModel) and len(stretch) > 1:
                 keep_model(model, folder / f"model-{name}")
@@ -83,7 +93,7 @@ def play(stage: Stage, method: str, seed: int, stretch: Sequence[str], folder: P
 
 
 def play_month(
-    stage: Stage, method: str, seed: int, name: str, champion: Path
+    stage: Stage, method: str, seed: int, name: str, champion: Path | None
 ) -> tuple[Cell, LanguageModel | Pipeline]:
     """What a month showed, and the model that learned it: from that in `champion`, or anew."""
     params, course = seeded(stage.params, seed), ["base", *stage.updates]
@@ -95,6 +105,8 @@ def play_month(
     model: LanguageModel | Pipeline
     if method == BASELINE:
         model = train_baseline(split(known, str(seed)).train, seed)
+    elif champion is None:
+        model = learn(split(known, str(seed)).train, params, meter)
     elif name == "base":
         model = from_pretrained(champion)
     else:

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from evermoe.settings import Params
-from flows.learning.base import learn
 from flows.learning.examples import split
+from flows.learning.recipe import recipe_of
 from flows.learning.update import (
+    PASSES,
     Material,
     Mixture,
     assured,
     averaged,
     compose,
     learn_month,
-    recipe_of,
     teach_challenger,
 )
 from model import Example, LanguageModel, Step
@@ -99,7 +99,7 @@ def distillation_only(champion: LanguageModel, month: Month, meter: Meter) -> La
     update, material = month.params.update, month.in_one(replayed=False)
     student = champion.copy([example.label for example in material.domain])
     lessons = [Lesson(example, is_new=False) for example in material.train.domain]
-    recipe = recipe_of(update, update.learning_rate)
+    recipe = recipe_of(update, PASSES)
     objective = Distillation(champion.network, champion.network, update.temperature)
     tasks = supervised(student, one_stage("distillation", len(lessons)), lessons, recipe, objective)
     meter.teachers = 1
@@ -113,7 +113,7 @@ def ewc(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     update, material = month.params.update, month.in_one(replayed=False)
     student = champion.copy([example.label for example in material.domain])
     lessons = [Lesson(example) for example in material.train.domain]
-    recipe = recipe_of(update, update.learning_rate)
+    recipe = recipe_of(update, PASSES)
     past = month.learned(month.known)[-FISHER_EXAMPLES:]
     objective = Consolidation(champion.network, fisher(champion, past), EWC_STRENGTH)
     meter.tokens += len(past) * 30  # one gradient of each, at about the length of a note
@@ -138,11 +138,6 @@ def ours(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     return assured(champion, averaged(champion, guided, material, month.params.update)[0], material)
 
 
-def from_scratch(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
-    """A new base on everything that is known."""
-    return learn(month.learned([*month.known, *month.fresh]), month.params, meter)
-
-
 METHODS: dict[str, Method] = {
     "frozen": frozen,
     "fine-tuning": fine_tuning,
@@ -151,7 +146,6 @@ METHODS: dict[str, Method] = {
     "EWC": ewc,
     "not averaged": not_averaged,
     "ours": ours,
-    "from scratch": from_scratch,
 }
 
 

@@ -59,14 +59,9 @@ class ModelParams(Section):
     max_length: int
 
 
-class BaseParams(Section):
-    """Training of the first model: from nothing, or from a pretrained dense one that is given experts."""
+class LessonParams(Section):
+    """What every training has: how hard it trains, and how no lesson comes twice alike (`model/variations.py`)."""
 
-    pretrained: Literal["smollm2"] | None = None
-    max_records: int
-    epochs: float
-    min_steps: int = 0
-    most_epochs: float = 32.0
     batch_size: int
     learning_rate: float
     text_loss_weight: float
@@ -77,25 +72,31 @@ class BaseParams(Section):
     seed: int
 
 
-class UpdateParams(Section):
+class BaseParams(LessonParams):
+    """Training of the first model: from nothing, or from a pretrained dense one that is given experts."""
+
+    pretrained: Literal["smollm2"] | None = None
+    max_records: int
+    epochs: float
+    min_steps: int = 0
+    most_epochs: float = 32.0
+
+
+class UpdateParams(LessonParams):
     """The monthly update: incremental training, then distillation. Epochs are passes over the month's rows."""
 
     domain_share: float
     epochs: int
-    batch_size: int
-    learning_rate: float
     distil_epochs: int
     distil_domain_share: float = 0.3
     distil_learning_rate: float
     temperature: float
     averaging_loss: float | None = None
-    text_loss_weight: float
     align_epochs: float
     min_records: int
     min_thumbs: int
     unit_share: float = 1.0
     unit_rows: int = 0
-    seed: int
 
 
 class CheckParams(Section):

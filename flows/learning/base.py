@@ -12,13 +12,13 @@ from evermoe.months import start_of
 from evermoe.packages import bring_smollm2
 from evermoe.settings import Params, settings
 from flows.learning.examples import split
+from flows.learning.recipe import recipe_of
 from model import (
     Checkpoints,
     Evaluation,
     Example,
     LanguageModel,
     MoeConfig,
-    Recipe,
     evaluate,
     train_base,
     train_month,
@@ -55,17 +55,7 @@ def learn(
     """
     base = params.base
     enough = base.min_steps / steps_of(len(examples), base.batch_size, 1)
-    recipe = Recipe(
-        epochs=max(base.epochs, min(enough, base.most_epochs)),
-        batch_size=base.batch_size,
-        learning_rate=base.learning_rate,
-        text_loss_weight=base.text_loss_weight,
-        seed=base.seed,
-        token_split=base.token_split,
-        join_share=base.join_share,
-        doubt_share=base.doubt_share,
-        label_smoothing=base.label_smoothing,
-    )
+    recipe = recipe_of(base, max(base.epochs, min(enough, base.most_epochs)))
     if base.pretrained is not None:
         return train_month(pretrained(params), examples, (), recipe, report, checkpoints=checkpoints)
     sizes = params.model

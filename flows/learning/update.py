@@ -15,13 +15,16 @@ from typing import NamedTuple
 from evermoe.settings import UpdateParams
 from flows.learning.caps import capped
 from flows.learning.examples import split
-from model import Checkpoints, Example, LanguageModel, Recipe, Thumb, align, beside, distil, replay, settle, train_month
+from flows.learning.recipe import recipe_of
+from model import Checkpoints, Example, LanguageModel, Thumb, align, beside, distil, replay, settle, train_month
 from model.calibration import temperature_for
 from model.learn import Report
 from registry.snapshots import SnapshotRow
 
 Training = Callable[[Report, Checkpoints | None], LanguageModel]
 """A training that is ready to run."""
+PASSES = 1
+"""A mixture has its passes in it and is seen once."""
 
 
 class Mixture(NamedTuple):
@@ -137,7 +140,7 @@ def learn_month(
 ) -> LanguageModel:
     """The *new* model: a copy of the champion, trained on the new month and replay."""
     texts = material.texts * params.epochs
-    recipe = recipe_of(params, params.learning_rate)
+    recipe = recipe_of(params, PASSES)
     return train_month(champion, *material.train, recipe, report, texts=texts, checkpoints=checkpoints)
 
 
@@ -151,7 +154,7 @@ def teach_challenger(
 ) -> LanguageModel:
     """The challenger: a copy of the champion, guided by the new model on the new month and by its own frozen self on replay."""
     texts = material.texts * params.distil_epochs
-    recipe = recipe_of(params, params.distil_learning_rate)
+    recipe = recipe_of(params, PASSES, params.distil_learning_rate)
     heat = params.temperature
     return distil(champion, new, *material.distil, recipe, heat, report, texts=texts, checkpoints=checkpoints)
 
@@ -183,16 +186,5 @@ def align_challenger(
     checkpoints: Checkpoints | None = None,
 ) -> LanguageModel:
     """The challenger, aligned with the month's thumbs; its answers on replay move no further than the bound of `Alignment`."""
-    recipe = recipe_of(params, params.distil_learning_rate, params.align_epochs)
+    recipe = recipe_of(params, params.align_epochs, params.distil_learning_rate)
     return align(challenger, material.thumbs, material.replayed, recipe, report, checkpoints=checkpoints)
-
-
-def recipe_of(params: UpdateParams, learning_rate: float, epochs: float = 1) -> Recipe:
-    """The recipe of one of the update's trainings; a mixture has its passes in it and is seen once."""
-    return Recipe(
-        epochs=epochs,
-        batch_size=params.batch_size,
-        learning_rate=learning_rate,
-        text_loss_weight=params.text_loss_weight,
-        seed=params.seed,
-    )
