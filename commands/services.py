@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from commands.keys import on_loopback
-from commands.processes import Process
+from commands.processes import Process, answers
+from evermoe.errors import ServiceUnreachable
 from evermoe.quiet import QUIET
 from evermoe.settings import ROOT, Settings
 
@@ -65,6 +66,16 @@ def absolute(url: str) -> str:
     """An SQLite file's address from wherever one is; any other as it is."""
     scheme, slashes, file = url.partition(":///")
     return f"{scheme}{slashes}{Path(file).resolve()}" if scheme == "sqlite" and file and file != ":memory:" else url
+
+
+def uses_own_prefect(settings: Settings) -> bool:
+    """Whether the user runs a Prefect server elsewhere and named it. Raises `ServiceUnreachable` where it does not answer."""
+    if "PREFECT_API_URL" not in os.environ:
+        return False
+    api = prefect_api(settings)
+    if not answers(f"{api}/health"):
+        raise ServiceUnreachable(f"Prefect does not answer at {api}; start it, or unset PREFECT_API_URL to use ours")
+    return True
 
 
 def prefect_api(settings: Settings) -> str:

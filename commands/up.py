@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import time
@@ -20,7 +19,7 @@ from rich.text import Text
 
 from commands import services
 from commands.keys import refuse_strangers
-from commands.processes import Process, Processes, Running, answers, in_use
+from commands.processes import Process, Processes, Running, in_use
 from evermoe.errors import NotReady, ServiceUnreachable, without_password
 from evermoe.settings import Settings, use_home
 
@@ -76,12 +75,8 @@ def up(
 def platform(settings: Settings, paused: bool) -> list[Process]:
     """What to start. A Prefect server or an MLflow server that the user runs elsewhere is used, not started again."""
     processes = []
-    if "PREFECT_API_URL" not in os.environ:
+    if not services.uses_own_prefect(settings):
         processes.append(services.prefect_server(settings))
-    elif not answers(f"{services.prefect_api(settings)}/health"):
-        raise ServiceUnreachable(
-            f"Prefect does not answer at {services.prefect_api(settings)}; start it, or unset PREFECT_API_URL to use ours"
-        )
     if not settings.tracking_uri.startswith("http"):
         processes.append(services.mlflow_server(settings))
     return [*processes, services.gateway(settings), services.runner(settings, paused)]

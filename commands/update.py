@@ -96,12 +96,14 @@ def prefect(here: Settings) -> bool:
     """See that a Prefect server answers the flows of this command. Whether one was there, to start what an event asks for.
 
     Where none was, one is started that ends with this process, however that ends. Call it before Prefect is imported: what is
-    registered first for the exit comes last, so Prefect still finds its server when it sends the last of its log.
+    registered first for the exit comes last, so Prefect still finds its server when it sends the last of its log. Raises
+    `ServiceUnreachable` where the user named one that does not answer.
     """
-    if "PREFECT_API_URL" in os.environ:
-        return True
     from commands import services
     from commands.processes import Processes, free_ports
+
+    if services.uses_own_prefect(here):
+        return True
 
     processes, (port,) = Processes(here.home.resolve() / "logs"), free_ports(1)
     atexit.register(processes.stop)

@@ -1,4 +1,4 @@
-"""A command on a home uses the Prefect server that runs on this home, and never another home's."""
+"""A command on a home uses the Prefect server that runs on this home, or that the user named, and never another home's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 
 from commands.home import open_existing
 from commands.processes import in_use
+from commands.services import uses_own_prefect
+from evermoe.errors import ServiceUnreachable
 from evermoe.settings import settings
 
 
@@ -51,3 +53,15 @@ def test_the_server_that_runs_on_this_home_is_used(home: Path) -> None:
     with in_use(home):
         open_existing(home)
     assert os.environ["PREFECT_API_URL"] == f"http://127.0.0.1:{os.environ['EVERMOE_PREFECT_PORT']}/api"
+
+
+def test_a_server_that_the_user_named_is_used_where_it_answers(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = open_existing(home)
+    assert not uses_own_prefect(here)
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{os.environ['EVERMOE_PREFECT_PORT']}/api")
+    assert uses_own_prefect(here)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with pytest.raises(
+        ServiceUnreachable, match=r"Prefect does not answer at http://127.0.0.1:9/api; start it, or unset"
+    ):
+        uses_own_prefect(here)
