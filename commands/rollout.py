@@ -114,7 +114,8 @@ def counted(verdict: Verdict, arm: str) -> tuple[str, str]:
 def history(home: Annotated[Path | None, HOME] = None, as_json: Annotated[bool, JSON] = False) -> None:
     """Every decision ever made, by whom and why; fails where the audit log was tampered with, and says at which row."""
     with parts_of(home) as parts:
-        rows, verified = parts.ledger.history(), parts.ledger.verify()
+        verified = parts.ledger.verify()
+        rows = parts.ledger.history(before=verified.broken_at)  # a row that was changed may not even be readable
     if as_json:
         content = {"verified": verified.ok, "broken_at": verified.broken_at, "reason": verified.reason}
         typer.echo(json.dumps(content | {"decisions": [plain(asdict(row)) for row in rows]}))
@@ -242,11 +243,12 @@ def revert(
     from registry.actions import steering
     from registry.actions.controls import Controls
     from registry.analysis.outlook import weighed
+    from registry.rollout import in_force
 
     with parts_of(home) as parts:
-        last = next(reversed(parts.ledger.list()), None)
+        last = in_force(reversed(parts.ledger.list()))
         if last is None:
-            raise NotReady("there was no rollout yet, so no promotion to take back")
+            raise NotReady("no rollout has moved the champion yet, so there is no promotion to take back")
         controls, decision = Controls(parts.ledger, parts.versions, parts.tracking), steering.revert(last, why)
         controls.check_in_place(last)
         assert last.closed_at is not None

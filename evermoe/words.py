@@ -21,6 +21,11 @@ TELLING_WORD = rf"[{_UNSPACED}]|[^\W{_UNSPACED}]{{2,}}"
 """Single letters left out, as scikit-learn's vectorizers do."""
 
 
+def as_name(text: str) -> str:
+    """A label or a unit as it is kept: without space around it, and its accents in one form (NFC), so that one name is one."""
+    return unicodedata.normalize("NFC", text.strip())
+
+
 def folded(text: str) -> str:
     """The same of all texts that differ in space, case or form of their characters alone: most of what users ask twice does."""
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

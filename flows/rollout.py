@@ -22,7 +22,7 @@ from registry.analysis.outlook import Weighed, outlook, weighed
 from registry.analysis.watching import watch, watch_promoted
 from registry.book.lease import Fenced
 from registry.deciding import guard, is_watched
-from registry.rollout import Decision, Policy, Rollout, listed
+from registry.rollout import Decision, Policy, Rollout, in_force, listed
 from registry.rules.best_arm import Standing
 
 log = logging.getLogger("evermoe.flows")
@@ -55,7 +55,7 @@ def look_back(parts: Parts, controls: Controls, policy: Policy, now: datetime) -
 
     While another rollout is open this rests: that one compares with the new champion, and holds its guardrails against it.
     """
-    last = next(reversed(parts.ledger.list()), None)
+    last = in_force(reversed(parts.ledger.list()))
     if last is None or last.closed_at is None or not is_watched(last, policy, now):
         return None
     decision = guard(last, watch_promoted(parts.events, last, policy, now), policy, now)

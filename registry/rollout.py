@@ -32,6 +32,8 @@ Cause = Literal["paused", "top", "harm", "few", "guardrail", "settled"]
 
 OPEN: tuple[Status, ...] = ("running", "paused")
 CLOSES: dict[str, Status] = {"promote": "promoted", "abort": "aborted", "inconclusive": "inconclusive"}
+FOLLOWS: dict[str, Status] = {"open": "running", "pause": "paused", "resume": "running", "revert": "reverted", **CLOSES}
+"""What a rollout is after an action; after any other it is what it was."""
 
 
 @dataclass(frozen=True)
@@ -216,12 +218,11 @@ def transition(rollout: Rollout, decision: Decision, now: datetime) -> Rollout:
         return _changed(rollout, status=CLOSES[action], closed_at=now, reason=decision.reason, challengers=arms)
     if action in ("pause", "resume"):
         require(rollout, action, ("running",) if action == "pause" else ("paused",))
-        return _changed(rollout, status="paused" if action == "pause" else "running", reason=decision.reason)
+        return _changed(rollout, status=FOLLOWS[action], reason=decision.reason)
     if action == "revert":
         require(rollout, action, ("promoted",))
-        return _changed(
-            rollout, status="reverted", closed_at=now, reason=decision.reason, challengers=_closed(rollout, decision)
-        )
+        arms = _closed(rollout, decision)
+        return _changed(rollout, status=FOLLOWS[action], closed_at=now, reason=decision.reason, challengers=arms)
     require(rollout, action, OPEN if action in ("share", "drop") else ("running",))
     arms = _dealt(rollout, decision)
     return _changed(rollout, challengers=arms, step=rollout.step + 1, step_started_at=now, reason=decision.reason)
@@ -254,6 +255,11 @@ def _closed(rollout: Rollout, decision: Decision) -> tuple[Challenger, ...]:
 
 def _changed(rollout: Rollout, **changes: object) -> Rollout:
     return replace(rollout, revision=rollout.revision + 1, **changes)  # type: ignore[arg-type]
+
+
+def in_force(rollouts: Iterable[Rollout]) -> Rollout | None:
+    """Of rollouts, the newest first, the one that says who serves: those that ended and moved nothing are passed over."""
+    return next((one for one in rollouts if one.status not in ("aborted", "inconclusive")), None)
 
 
 def require(rollout: Rollout, action: str, allowed: tuple[Status, ...]) -> None:

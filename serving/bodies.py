@@ -14,6 +14,7 @@ from fastapi import Request
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from evermoe.errors import BadInput
+from evermoe.words import as_name
 from monitoring.rows import MAX_NAME_LENGTH
 
 LARGEST_BODY = 1_000_000
@@ -45,6 +46,10 @@ def _stripped(value: object) -> object:
     return _storable(value.strip() if isinstance(value, str) else value)
 
 
+def _as_name(value: object) -> object:
+    return _storable(as_name(value) if isinstance(value, str) else value)
+
+
 def _only(neutral: float | bool) -> AfterValidator:
     def check(value: float | bool) -> float | bool:
         if value != neutral:
@@ -58,6 +63,7 @@ Text = Annotated[str, BeforeValidator(_storable)]
 FilledText = Annotated[str, Field(min_length=1), BeforeValidator(_storable)]
 Stated = Annotated[str, Field(min_length=1, max_length=2000), BeforeValidator(_stripped)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH), BeforeValidator(_storable)]
+Label = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH), BeforeValidator(_as_name)]
 
 
 class Body(BaseModel):
@@ -173,7 +179,7 @@ class FeedbackBody(Body):
     id: Name
     key: Name
     score: float | None = Field(None, ge=0.0, le=1.0)
-    label: Name | None = None
+    label: Label | None = None
 
 
 class ControlBody(Body):

@@ -23,7 +23,7 @@ from registry.assignment import CHALLENGER, CHAMPION
 from registry.book.audit import AuditRow
 from registry.deciding import Watch, is_watched, rewards_needed
 from registry.evidence import Verdict
-from registry.rollout import Policy, Rollout
+from registry.rollout import Policy, Rollout, in_force
 from registry.tracker.versions import Version
 from serving import pages
 from serving.access import Access, Caller, needs
@@ -248,12 +248,14 @@ def _actions(rollout: Rollout) -> tuple[str, ...]:
 
 
 def _revertible(rollouts: tuple[Rollout, ...], champion: str | None) -> Rollout | None:
-    """The rollout opened last, if the version that it promoted is in place."""
-    return next((last for last in rollouts[:1] if last.status == "promoted" and last.serves == champion), None)
+    """The rollout that moved the champion last, if the version that it promoted is in place and no other is open."""
+    last = in_force(rollouts)
+    return last if last is not None and last.status == "promoted" and last.serves == champion else None
 
 
 def _watched(rollouts: tuple[Rollout, ...], policy: Policy, now: datetime) -> Rollout | None:
-    return next((last for last in rollouts[:1] if is_watched(last, policy, now)), None)
+    last = in_force(rollouts)
+    return last if last is not None and is_watched(last, policy, now) else None
 
 
 def _startable(

@@ -18,6 +18,7 @@ from serving.bodies import ClassifyBody, FeedbackBody, read
 from serving.direct import Direct
 from serving.gateway import Gateway
 from serving.openapi import takes
+from serving.router import checked_unit
 
 router = APIRouter(prefix="/v1", route_class=Direct)
 
@@ -31,7 +32,7 @@ async def classify(request: Request) -> dict[str, Any]:
         raise BadInput("'input' is empty")
     at = gateway.now(request.headers.get("x-evermoe-at"))
     caller: Caller = request.state.caller
-    unit = body.user or request.headers.get("x-evermoe-unit")
+    unit = checked_unit(body.user, request.headers.get("x-evermoe-unit"))
     asked = gateway.begin("classify", body.input, body.model, unit, at, caller.id)
     request.state.asked = asked
     answer = await gateway.classify(asked, body.labels)

@@ -22,10 +22,14 @@ from serving.direct import Direct
 from serving.engine import Generation, Sampling
 from serving.gateway import Asked, Gateway
 from serving.openapi import takes
-from serving.router import MODEL
+from serving.router import MODEL, checked_unit
 
 log = logging.getLogger("evermoe.serving")
 router = APIRouter(prefix="/v1", route_class=Direct)
+SOON_SECONDS = 0.1
+"""An answer that takes longer is watched for a client that leaves."""
+CLIENT_CLOSED_REQUEST = 499
+"""Nobody reads it; nginx's name for it stands in the metrics."""
 
 
 @router.get("/models", dependencies=[needs("ask", "read")])
@@ -67,7 +71,7 @@ async def _answer(
     gateway: Gateway = request.app.state.gateway
     at = gateway.now(request.headers.get("x-evermoe-at"))
     caller: Caller = request.state.caller
-    unit = body.user or request.headers.get("x-evermoe-unit")
+    unit = checked_unit(body.user, request.headers.get("x-evermoe-unit"))
     asked = gateway.begin(kind, prompt, body.model, unit, at, caller.id)
     request.state.asked = asked
     answer = TextAnswer(kind, asked.id, asked.route.name, asked.at)
@@ -79,8 +83,9 @@ async def _answer(
         stream = _stream(request, asked, answer, generation, with_usage)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
     try:
-        async for _ in generation:
-            pass
+        if not await _whole(request, generation):
+            await gateway.left(asked, generation)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
     except EvermoeError:
         raise
     except Exception as error:
@@ -88,6 +93,29 @@ async def _answer(
         raise
     usage = request.state.usage = await gateway.finish(asked, generation)
     return JSONResponse(answer.whole(generation.text, generation.finish_reason, usage))
+
+
+async def _whole(request: Request, generation: Generation) -> bool:
+    """Wait for all pieces. False where the client left before the end: the model is stopped for it."""
+    work = asyncio.ensure_future(_drained(generation))
+    done, _ = await asyncio.wait({work}, timeout=SOON_SECONDS)
+    if not done:
+        leaving = asyncio.ensure_future(
+            request.receive()
+        )  # the body has been read: all that can come is that the client left
+        await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        if not work.done():
+            generation.leave()
+            work.cancel()
+            return False
+    await work
+    return True
+
+
+async def _drained(generation: Generation) -> None:
+    async for _ in generation:
+        pass
 
 
 async def _stream(

@@ -217,9 +217,18 @@ def _one_line(error: Exception) -> str:
     return said if isinstance(error, EvermoeError) else f"{type(error).__name__}: {said}"
 
 
-def checked_unit(given: str | None) -> str | None:
-    """The unit a client named, or None where it named none. Raises `BadInput` for one too long to be a name."""
+def checked_unit(given: str | None, header: str | None = None) -> str | None:
+    """The unit a client named in its body, else in its header, or None where it named none. Raises `BadInput` for one too long to
+    be a name.
+
+    A header's bytes reach us as latin-1; most clients mean UTF-8, and a person is one unit by whichever way the name came.
+    """
     unit = (given or "").strip()
+    if not unit and header is not None:
+        try:
+            unit = header.encode("latin-1").decode().strip()
+        except UnicodeError:
+            unit = header.strip()
     if len(unit) > 512:
         raise BadInput("'user' is longer than 512 characters; send a short, stable name")
     return unit or None

@@ -1,6 +1,7 @@
 """Reads the ways people write a moment down: ISO 8601, plain dates, epoch seconds and milliseconds.
 
-Refuses what it would have to guess: day and month in an order it cannot know, numbers that are no plausible epoch.
+Refuses what it would have to guess: day and month in an order it cannot know, numbers that are no plausible epoch or may be digits
+of a date and a time.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ EPOCH_SECONDS = (
 )  # 1973 to 2200; below lie years and compact dates, which as an epoch would all fall in 1970
 EPOCH_MILLISECONDS = (1e11, 7.26e12)
 PLAUSIBLE_YEARS = range(1971, 2201)  # others stand for "unknown" (1970-01-01, 0001-01-01) or "never" (9999-12-31)
+COMPACT_YEARS = range(1990, 2101)
 COMPACT_DATE = re.compile(r"[12][0-9]{7}")  # 20210304
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8}|[0-9]{4}-?[Ww][0-9]{2}(-?[1-7])?")
+TIME = re.compile(r"[Tt ].*")
+"""What may follow a day: `fromisoformat` takes any character between the two, so the sign of 2025-06-01-05:00 as well."""
 ISO_CHARACTERS = re.compile(r"[0-9TtWwZz:.,+ -]+")
 UTC_WORD = re.compile(r"\s*(UTC|GMT)$", re.IGNORECASE)
 
@@ -38,11 +43,13 @@ def parse_moment(value: object) -> datetime:
             raise ValueError("no date")
         if NUMBER.fullmatch(text) and not COMPACT_DATE.fullmatch(text):
             return _from_number(float(text))
-        text = UTC_WORD.sub("+00:00", text)
+        bare, named = UTC_WORD.subn("", text)
+        text = f"{bare}+00:00" if named and not DAY.fullmatch(bare) else bare
+        day = DAY.match(text)
         try:
-            if not ISO_CHARACTERS.fullmatch(
-                text
-            ):  # fromisoformat itself stops at a NUL byte and takes what stood before it
+            if day is None or not (TIME.fullmatch(text, day.end()) or day.end() == len(text)):
+                raise ValueError
+            if not ISO_CHARACTERS.fullmatch(text):  # fromisoformat stops at a NUL byte and takes what stood before it
                 raise ValueError
             moment = datetime.fromisoformat(text)
         except ValueError:
@@ -67,8 +74,24 @@ def _from_number(number: int | float) -> datetime:
         return parse_moment(str(number))
     for (first, last), scale in ((EPOCH_SECONDS, 1), (EPOCH_MILLISECONDS, 1000)):
         if first <= number < last:
+            if _is_compact_time(number):
+                raise ValueError(
+                    f"the number {shortened(str(number))} may be a date and a time or an epoch; write it as ISO 8601"
+                )
             return datetime.fromtimestamp(number / scale, UTC)
     raise ValueError(f"the number {shortened(str(number))} is neither epoch seconds nor milliseconds")
+
+
+def _is_compact_time(number: int | float) -> bool:
+    """Whether the digits are a day, an hour and perhaps a minute of these times: 202506011230."""
+    digits = str(int(number))
+    for form, length in (("%Y%m%d%H", 10), ("%Y%m%d%H%M", 12)):
+        try:
+            if len(digits) == length and number == int(number):
+                return datetime.strptime(digits, form).year in COMPACT_YEARS
+        except ValueError:
+            return False
+    return False
 
 
 def shortened(text: str) -> str:

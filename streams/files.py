@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from evermoe.errors import BadInput, StorageUnavailable
+from evermoe.words import as_name
 from streams.dates import parse_moment
 from streams.record import LoadedStream, Progress, Record, Rejected
-from streams.tables import Row, Table, read_table
+from streams.tables import Row, read_table
 
 MAX_TEXT = 150_000  # characters; longer is a file in a cell, not something somebody asked, and no body of a request
 MAX_NAME = {"label": 256, "unit": 512}  # characters; what the event log and the gateway take
@@ -51,11 +52,12 @@ def open_file(
     """
     if rejects is not None and rejects.resolve() == path.resolve():
         raise BadInput(f"{rejects}: the rejected rows would overwrite the file they come from; name another file")
-    table = read_table(path, progress)
+    asked = columns or Columns()
+    table = read_table(path, progress, lambda names: choose_columns(path, names, asked).values() if names else ())
     rejected = [row for row in table.rows if isinstance(row, Rejected)]
     records: list[Record] = []
     if table.columns:
-        chosen = choose_columns(path, table, columns or Columns())
+        chosen = choose_columns(path, table.columns, asked)
         for row in table.rows:
             if isinstance(row, Row):
                 try:
@@ -75,25 +77,23 @@ def open_file(
     return LoadedStream("files", table.sha256, tuple(records), tuple(rejected))
 
 
-def choose_columns(path: Path, table: Table, asked: Columns) -> dict[str, str]:
+def choose_columns(path: Path, columns: Sequence[str], asked: Columns) -> dict[str, str]:
     """Role ('at', 'text', 'label', 'unit') to column name. Raises `BadInput` that names the columns there are."""
-    found = f"the columns are {', '.join(table.columns[:30])}"
+    found = f"the columns are {', '.join(columns[:30])}"
     chosen: dict[str, str] = {}
     for role in (item.name for item in fields(Columns)):
         name: str | None = getattr(asked, role)
         if name is not None:
-            if name not in table.columns:
+            if name not in columns:
                 raise BadInput(f"{path}: no column {name!r} for {role}; {found}")
         else:
-            by_lower = {column.strip().lower(): column for column in reversed(table.columns)}
+            by_lower = {column.strip().lower(): column for column in reversed(columns)}
             name = next((by_lower[usual] for usual in USUAL_NAMES[role] if usual in by_lower), None)
             if name is None and role in REQUIRED:
                 raise BadInput(f"{path}: cannot tell which column is the {role}; name it with --{role}; {found}")
         if name is not None:
-            if table.columns.count(name) > 1:
-                raise BadInput(
-                    f"{path}: column {name!r} is there {table.columns.count(name)} times; rename all but one"
-                )
+            if columns.count(name) > 1:
+                raise BadInput(f"{path}: column {name!r} is there {columns.count(name)} times; rename all but one")
             chosen[role] = name
     return chosen
 
@@ -124,7 +124,7 @@ def _name(value: object, role: str) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
-        return value.strip() or None
+        return as_name(value) or None
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from evermoe.errors import BadInput
+from evermoe.words import as_name
 from streams.dates import PLAUSIBLE_YEARS
 from streams.record import LoadedStream, Record
 
@@ -32,10 +33,16 @@ OUTRANKS_PATH = {
 }
 
 
+# What a partial clone left behind is not fetched, and nobody is asked for a password.
+ALONE = {"LC_ALL": "C", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
+SUBMODULE = "160000"
+
+
 @dataclass(frozen=True)
 class Commit:
     """One entry of the log, as git gives it."""
 
+    id: str
     author_seconds: str
     email: str
     subject: str
@@ -57,6 +64,7 @@ def open_git(repository: Path) -> LoadedStream:
         raise BadInput(f"{repository}: the git repository has no commits yet") from None
     records: list[Record] = []
     left_out: Counter[str] = Counter()
+    cut_off = _edge_of_shallow(repository)
     for commit in _log(repository, head):
         try:
             at = datetime.fromtimestamp(int(commit.author_seconds), UTC)
@@ -69,6 +77,9 @@ def open_git(repository: Path) -> LoadedStream:
         if not commit.subject.strip():
             left_out["commit without a subject"] += 1
             continue
+        if commit.id in cut_off:
+            left_out["commit at the edge of a shallow clone, which seems to change everything"] += 1
+            continue
         unit = hashlib.sha256(commit.email.lower().encode()).hexdigest()[:16] if commit.email else None
         records.append(Record(at, commit.subject, _label(commit.paths), unit, "git"))
     if not records:
@@ -77,8 +88,14 @@ def open_git(repository: Path) -> LoadedStream:
 
 
 def _label(paths: tuple[str, ...]) -> str | None:
-    directories = (path.split("/", 1)[0] for path in paths if "/" in path)
+    directories = (as_name(path.split("/", 1)[0]) for path in paths if "/" in path)
     return next(directories, ROOT_LABEL if paths else None)
+
+
+def _edge_of_shallow(repository: Path) -> frozenset[str]:
+    """The commits whose parents a shallow clone left behind: git compares them with nothing."""
+    file = repository / _git(repository, "rev-parse", "--git-path", "shallow").decode().rstrip("\n")
+    return frozenset(file.read_text().split()) if file.is_file() else frozenset()
 
 
 def _log(repository: Path, head: str) -> Iterator[Commit]:
@@ -90,7 +107,7 @@ def _log(repository: Path, head: str) -> Iterator[Commit]:
     """
     output = _git(
         repository,
-        *("-c", "log.showRoot=true", "-c", "diff.orderFile=/dev/null"),
+        *("-c", "log.showRoot=true", "-c", "diff.orderFile=/dev/null", "-c", "diff.relative=false"),
         *(
             "log",
             head,
@@ -115,13 +132,14 @@ def _log(repository: Path, head: str) -> Iterator[Commit]:
         while start + 1 < len(fields) and fields[start].lstrip("\n").startswith(
             ":"
         ):  # git puts one newline before the first
-            paths.append(fields[start + 1])
+            is_submodule = SUBMODULE in fields[start].split()[:2]
+            paths.append(fields[start + 1] + "/" * is_submodule)
             start += 2
-        yield Commit(seconds, email, subject, tuple(paths))
+        yield Commit(commit, seconds, email, subject, tuple(paths))
 
 
 def _git(repository: Path, *arguments: str) -> bytes:
-    environment = {name: value for name, value in os.environ.items() if name not in OUTRANKS_PATH} | {"LC_ALL": "C"}
+    environment = {name: value for name, value in os.environ.items() if name not in OUTRANKS_PATH} | ALONE
     try:
         done = subprocess.run(
             ["git", "-C", str(repository), *arguments],

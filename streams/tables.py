@@ -9,7 +9,7 @@ import csv
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -23,6 +23,10 @@ FORMATS = (*JSONL, ".csv", ".tsv", ".parquet")
 BOM = b"\xef\xbb\xbf"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 REPORT_EVERY = 1 << 20  # bytes between two reports of progress
+
+
+Wanted = Callable[[tuple[str, ...]], Iterable[str]]
+"""Of a file's columns those that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,9 @@ class Table:
     sha256: str
 
 
-def read_table(path: Path, progress: Progress | None = None) -> Table:
-    """Read `path` by the ending of its name. Raises `BadInput`."""
+def read_table(path: Path, progress: Progress | None = None, wanted: Wanted | None = None) -> Table:
+    """Read `path` by the ending of its name. Of a Parquet file only those columns are read that `wanted` names of all; without it,
+    all. Raises `BadInput`, and what `wanted` raises."""
     ending = path.suffix.lower()
     try:
         size = path.stat().st_size
@@ -62,7 +67,7 @@ def read_table(path: Path, progress: Progress | None = None) -> Table:
             raise BadInput(f"{path}: the file is empty")
         with path.open("rb") as file:
             if ending == ".parquet":
-                table = read_parquet(path, file)
+                table = read_parquet(path, file, wanted)
             else:
                 if file.read(2) in UTF_16:
                     raise BadInput(f"{path}: the file is UTF-16; save it as UTF-8")
@@ -190,8 +195,8 @@ def read_csv(path: Path, lines: Lines) -> Table:
     return Table(columns, tuple(rows), lines.digest.hexdigest())
 
 
-def read_parquet(path: Path, file: BufferedReader) -> Table:
-    """Rows count from 1. Times keep microseconds."""
+def read_parquet(path: Path, file: BufferedReader, wanted: Wanted | None = None) -> Table:
+    """Rows count from 1. Times keep microseconds. A column that nobody wants can be as large and as odd as it likes."""
     import pyarrow  # here, because half a second of import is too much for those who read no Parquet
     import pyarrow.parquet
 
@@ -200,7 +205,8 @@ def read_parquet(path: Path, file: BufferedReader) -> Table:
     try:
         parquet = pyarrow.parquet.ParquetFile(file)
         columns = tuple(parquet.schema_arrow.names)
-        for batch in parquet.iter_batches():
+        read = list(columns if wanted is None else dict.fromkeys(wanted(columns)))
+        for batch in parquet.iter_batches(columns=read):
             arrays = [
                 array.cast(pyarrow.timestamp("us", array.type.tz), safe=False)
                 if pyarrow.types.is_timestamp(array.type)
@@ -208,7 +214,7 @@ def read_parquet(path: Path, file: BufferedReader) -> Table:
                 for array in batch.columns
             ]
             for scalars in zip(*arrays, strict=True):
-                rows.append(_parquet_row(path, len(rows) + 1, columns, scalars))
+                rows.append(_parquet_row(path, len(rows) + 1, batch.schema.names, scalars))
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     except LookupError as error:
@@ -224,10 +230,13 @@ def _parquet_row(path: Path, number: int, columns: Sequence[str], scalars: Seque
             cells[column] = scalar.as_py()
         except UnicodeDecodeError:
             reason = f"invalid UTF-8 in column {column}"
-            cells[column] = scalar.as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
+            held = (
+                scalar.as_buffer().to_pybytes() if hasattr(scalar, "as_buffer") else b"(%s)" % str(scalar.type).encode()
+            )
+            cells[column] = held.decode("utf-8", "backslashreplace")
         except (ValueError, OverflowError) as error:
             reason = f"column {column} cannot be read: {error}"
-            cells[column] = repr(scalar)
+            cells[column] = f"({scalar.type})"  # its own text may be what cannot be made
     row = Row(number, cells, None)
     return row if reason is None else row.rejected(path, reason)
 

@@ -66,7 +66,8 @@ def sources_of(snapshots: Snapshots, known: Iterable[str], fresh: Iterable[str])
     for names, is_fresh in ((known, False), (fresh, True)):
         for name in names:
             snapshot, rows = snapshots.get(name), snapshots.load(name)
-            labels, held_out = len({row.label for row in rows}), sum(is_held_out(row.text) for row in rows)
+            told = [row for row in rows if row.label is not None]  # only those are learned as examples, or examine
+            labels, held_out = len({row.label for row in told}), sum(is_held_out(row.text) for row in told)
             first, last = f"{rows[0].at:%Y-%m-%d}", f"{rows[-1].at:%Y-%m-%d}"
             found.append(Source(name, snapshot.rows, held_out, snapshot.md5, labels, first, last, is_fresh))
     return tuple(found)

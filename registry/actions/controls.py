@@ -17,7 +17,7 @@ from registry.book.audit import AuditRow, storable
 from registry.book.lease import Lease
 from registry.book.ledger import Ledger
 from registry.evidence import Verdict
-from registry.rollout import Challenger, Decision, Rollout, listed
+from registry.rollout import Challenger, Decision, Rollout, in_force, listed
 from registry.rules.best_arm import Standing
 from registry.tracker import pages
 from registry.tracker.pages import Told
@@ -150,23 +150,20 @@ class Controls:
 
     def _settle_aliases(self, rollouts: Sequence[Rollout]) -> None:
         """The last promoted challenger is champion, or the one before it that came back; nobody is challenger unless on trial."""
-        last = next((one for one in reversed(rollouts) if not one.open), None)
-        if last is not None and last.status == "promoted":
-            promoted = self.versions.get(last.challenger)
-            if promoted.tags.get(PROMOTED) != last.id:
-                self.versions.set_alias("champion", last.challenger)
-                self.versions.tag(last.challenger, {PROMOTED: last.id})
-        if last is not None and last.status == "reverted":
-            restored = self.versions.get(last.champion)
-            if restored.tags.get(RESTORED) != last.id:
-                self.versions.set_alias("champion", last.champion)
-                self.versions.tag(last.champion, {RESTORED: last.id})
+        last = in_force(one for one in reversed(rollouts) if not one.open)
+        if last is not None:
+            mark = PROMOTED if last.status == "promoted" else RESTORED
+            with suppress(NotFound):  # somebody deleted the version: who is champion is theirs to say
+                if self.versions.get(last.serves).tags.get(mark) != last.id:
+                    self.versions.set_alias("champion", last.serves)
+                    self.versions.tag(last.serves, {mark: last.id})
         if not rollouts:
             return
         if not rollouts[-1].open:
             self.versions.drop_alias("challenger")
         elif (named := self.versions.challenger()) is None or named.version in _out(rollouts[-1]):
-            self.versions.set_alias("challenger", rollouts[-1].challenger)
+            with suppress(NotFound):
+                self.versions.set_alias("challenger", rollouts[-1].challenger)
 
     def _check_champion(self, rollout: Rollout) -> None:
         """Raise `Conflict` unless the champion is the one that the challenger was made from."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,7 @@ from registry.assignment import CHAMPION, arm_of, whole
 from registry.book import audit, lease
 from registry.book.audit import AUDIT, AuditRow, Verification, metadata, storable, stored
 from registry.book.lease import LASTS, Lease
-from registry.rollout import Challenger, Decision, Rollout, Tried, listed, transition
+from registry.rollout import FOLLOWS, OPEN, Challenger, Decision, Rollout, Status, Tried, in_force, listed, transition
 
 SCHEMA = 3
 _POSTGRES_LOCK = 0x65766572  # one writer at a time; SQLite locks the file by itself
@@ -166,7 +166,7 @@ class Ledger:
             if after is before:
                 return before
             if decision.action == "revert":
-                _require_last(db, before)
+                _require_in_force(db, before)
             if held is None:
                 lease.take_over(db, by, now)
             changed = db.execute(
@@ -203,18 +203,15 @@ class Ledger:
     def list(self) -> tuple[Rollout, ...]:
         """All rollouts, the oldest first."""
         with self._reading() as db:
-            opened = sa.select(AUDIT.c.rollout, AUDIT.c.number).where(AUDIT.c.action == "open").subquery()
-            rows = db.execute(
-                _rollouts.select()
-                .outerjoin_from(_rollouts, opened, opened.c.rollout == _rollouts.c.id)
-                .order_by(opened.c.number)
-            )
-            return tuple(_rollout(row) for row in rows.mappings())
+            return _listed(db)
 
-    def history(self, rollout_id: str | None = None) -> tuple[AuditRow, ...]:
-        """The audit rows of one rollout, or of all, the oldest first. Raises `NotFound`."""
+    def history(self, rollout_id: str | None = None, *, before: int | None = None) -> tuple[AuditRow, ...]:
+        """The audit rows of one rollout, or of all, the oldest first; those `before` a number, where a later one cannot be read.
+        Raises `NotFound`."""
         with self._reading() as db:
             query = AUDIT.select().order_by(AUDIT.c.number)
+            if before is not None:
+                query = query.where(AUDIT.c.number < before)
             if rollout_id is not None:
                 _found(db, rollout_id)
                 query = query.where(AUDIT.c.rollout == rollout_id)
@@ -226,7 +223,15 @@ class Ledger:
             rows = db.execute(AUDIT.select().order_by(AUDIT.c.number)).mappings().all()
             standing = db.execute(_rollouts.select()).mappings().all()
         present = {row["id"]: audit.Present(row["revision"], _standing_shares(row)) for row in standing}
-        return audit.verify([dict(row) for row in rows], present)
+        found, status = audit.verify([dict(row) for row in rows], present), dict[str, Status]()
+        for row in rows:
+            status[row["rollout"]] = FOLLOWS.get(row["action"], status.get(row["rollout"], "running"))
+        for row in standing if found.ok else ():
+            told = status[row["id"]]
+            if row["status"] != told or bool(row["open_slot"]) != (told in OPEN):
+                reason = f"rollout {row['id']} is {row['status']}, and {told} by the audit"
+                return replace(found, broken_at=found.rows + 1, reason=reason)
+        return found
 
     def close(self) -> None:
         """Give the connections back."""
@@ -341,13 +346,24 @@ def _found(db: Connection, rollout_id: str) -> Rollout:
     return _rollout(row)
 
 
-def _require_last(db: Connection, rollout: Rollout) -> None:
-    """Raise `Conflict` where another rollout was opened since: its trial is against the version that this one promoted."""
-    opened = sa.select(AUDIT.c.rollout).where(AUDIT.c.action == "open").order_by(AUDIT.c.number.desc())
-    if (last := db.scalar(opened.limit(1))) not in (None, rollout.id):
+def _require_in_force(db: Connection, rollout: Rollout) -> None:
+    """Raise `Conflict` where another rollout was opened since and is open, or moved the champion: it goes by what this promoted."""
+    last = in_force(reversed(_listed(db)))
+    if last is not None and last.id != rollout.id:
         raise Conflict(
-            f"cannot revert rollout {rollout.id}: rollout {last} was opened since; abort that one, if it is open"
+            f"cannot revert rollout {rollout.id}: rollout {last.id} was opened since; abort that one, if it is open"
         )
+
+
+def _listed(db: Connection) -> tuple[Rollout, ...]:
+    """All rollouts, the oldest first."""
+    opened = sa.select(AUDIT.c.rollout, AUDIT.c.number).where(AUDIT.c.action == "open").subquery()
+    rows = db.execute(
+        _rollouts.select()
+        .outerjoin_from(_rollouts, opened, opened.c.rollout == _rollouts.c.id)
+        .order_by(opened.c.number)
+    )
+    return tuple(_rollout(row) for row in rows.mappings())
 
 
 def _values(rollout: Rollout) -> dict[str, Any]:

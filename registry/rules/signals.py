@@ -53,8 +53,8 @@ def sample_ratio(units: Iterable[Drawn]) -> Signal:
         if is_drawn(unit.arm) and 0.0 < unit.propensity < 1.0:
             count += 1
             for arm, share in shares_at(unit.arm, unit.propensity, unit.shares).items():
-                if 0.0 < share < 1.0:
-                    seen[arm][round(share, 9)][unit.arm == arm] += 1
+                if 0.0 < (rounded := round(share, 9)) < 1.0:
+                    seen[arm][rounded][unit.arm == arm] += 1
     if not seen:
         return Signal("sample ratio", False, "no unit was drawn yet")
     bets = {arm: _bet(at_shares) for arm, at_shares in seen.items()}
