@@ -39,4 +39,10 @@ def test_a_tampered_row_is_named_and_the_command_fails(
         assert said.err == line
     told = json.loads(said.out)
     assert (told["verified"], told["broken_at"]) == (False, 2)
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        database.execute("UPDATE audit SET evidence = '{\"x\":', at = 'yesterday' WHERE number = 2")
+    assert main.run(["rollout", "history", "--json"]) == 1
+    said = capsys.readouterr()
+    assert said.err == line
+    assert [row["action"] for row in json.loads(said.out)["decisions"]] == ["open"]
     settings.cache_clear()

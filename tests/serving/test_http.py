@@ -62,6 +62,26 @@ def test_the_unit_may_come_by_header_and_the_body_wins(served: Served) -> None:
     assert served.events.request(by_body).unit == "ann"
 
 
+def test_a_name_is_one_unit_by_whichever_way_it_comes(served: Served) -> None:
+    asked = [
+        served.http.post("/v1/classify", json={"input": "a note", **body}, headers=[(b"X-Evermoe-Unit", header)]).json()
+        for body, header in (
+            ({"user": "张三"}, b"team-7"),
+            ({"user": " "}, "张三".encode()),
+            ({}, "张三".encode()),
+            ({}, "Zoë".encode("latin-1")),
+        )
+    ]
+    assert [served.events.request(one["id"]).unit for one in asked] == ["张三", "张三", "张三", "Zoë"]
+
+
+def test_the_right_label_is_right_with_space_around_it_and_nothing_is_no_label(served: Served) -> None:
+    answer = served.http.post("/v1/classify", json=NOTE).json()
+    told = {"id": answer["id"], "key": "k1", "label": f" {answer['label']}\n"}
+    assert served.http.post("/v1/feedback", json=told).json()["reward"] == 1.0
+    assert served.http.post("/v1/feedback", json=told | {"key": "k2", "label": "  "}).status_code == 400
+
+
 def test_feedback_counts_once_per_key_and_once_per_response(served: Served) -> None:
     response = served.http.post("/v1/classify", json=NOTE).json()["id"]
     given = {"id": response, "key": "k1", "label": "net.switch"}
@@ -185,6 +205,17 @@ def test_a_client_that_leaves_a_stream_leaves_a_row_that_says_so(served: Served)
         wait_for(lambda: served.events.counts().requests == 1)
     row = served.events.request(json.loads(role.removeprefix("data: "))["id"])
     assert (row.output, row.error) == ("", CLIENT_LEFT)
+
+
+def test_a_client_that_gives_up_on_a_whole_answer_frees_the_model_and_leaves_a_row_that_says_so(served: Served) -> None:
+    gate = threading.Event()
+    with held_worker(served, gate):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{served.url}/v1/completions", json={"model": "evermoe", "prompt": "hi"}, timeout=0.5)
+        wait_for(lambda: served.events.counts().requests == 1)
+        assert served.engine.waiting == 1  # the one that holds the worker
+    with sqlite3.connect(served.database) as database:
+        assert database.execute("SELECT output, error FROM requests").fetchall() == [("", CLIENT_LEFT)]
 
 
 @pytest.mark.parametrize("dice", [{"seed": 2**64 - 1}, {"seed": -(2**63)}, {"temperature": 1e-60, "seed": 1}])

@@ -157,6 +157,25 @@ def test_the_delimiter_is_the_one_the_column_names_use(ending: str, delimiter: s
     assert [record.text for record in open_file(path).records()] == ["hi"]
 
 
+def test_a_parquet_column_that_nobody_wants_may_hold_what_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    beyond = pyarrow.array([{"ts": 10**18}, {"ts": 1}], pyarrow.struct([("ts", pyarrow.timestamp("us"))]))
+    table = pyarrow.table({"at": ["2021-01-01", "2021-01-02"], "text": ["a", "b"], "nested": beyond})
+    pyarrow.parquet.write_table(table, path)
+    stream = open_file(path)
+    assert ([record.text for record in stream.records()], stream.rejected) == (["a", "b"], ())
+    pyarrow.parquet.write_table(table.rename_columns(["at", "words", "text"]), path)
+    with pytest.raises(BadInput, match=r"none of its 2 rows can be used; line 1: column text cannot be read"):
+        open_file(path)
+
+
+def test_a_label_is_one_however_its_accents_are_written_and_whatever_stands_around_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"at": "2021-01-01", "text": "a", "label": label} for label in ("café", "cafe\u0301", " café ")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert {record.label for record in open_file(path).records()} == {"café"}
+
+
 def test_parquet_reads_its_own_types_and_rejects_by_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     at = pyarrow.array(

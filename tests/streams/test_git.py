@@ -166,6 +166,35 @@ def test_a_user_configuration_that_changes_the_log_changes_nothing(
     assert [record.label for record in open_git(repository.path).records()] == ["a"]
 
 
+def test_a_configuration_that_shows_paths_as_a_folder_sees_them_changes_no_label(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.commit("first", "beta/b")
+    repository.git("config", "diff.relative", "true")
+    assert [record.label for record in open_git(repository.path / "beta").records()] == ["beta"]
+
+
+def test_the_edge_of_a_shallow_clone_which_seems_to_change_everything_is_left_out(
+    repository: Repository, tmp_path: Path
+) -> None:
+    for number in range(3):
+        repository.commit(f"change {number}", "alpha/a" if number == 0 else f"beta/{number}")
+    shallow = tmp_path / "shallow"
+    repository.git("clone", "--quiet", "--depth", "2", f"file://{repository.path}", str(shallow))
+    stream = open_git(shallow)
+    assert [(record.text, record.label) for record in stream.records()] == [("change 2", "beta")]
+    assert list(stream.left_out.values()) == [1]
+
+
+def test_a_submodule_is_a_directory(repository: Repository, tmp_path: Path) -> None:
+    library = Repository(tmp_path / "library")
+    library.commit("its own", "a")
+    repository.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library.path), "lib")
+    repository.git("rm", "--quiet", "--cached", ".gitmodules")
+    repository.git("commit", "--quiet", "-m", "bring the library")
+    assert [record.label for record in open_git(repository.path).records()] == ["lib"]
+
+
 def test_no_repository_an_empty_one_a_file_and_a_missing_git_are_named_in_one_line(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

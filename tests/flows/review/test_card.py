@@ -178,6 +178,17 @@ def test_the_snapshots_of_a_version_come_with_rows_labels_dates_and_the_md5_of_d
     assert 0 < source.held_out < 28
 
 
+def test_rows_without_a_label_are_no_label_and_examine_nothing(tmp_path: Path) -> None:
+    begin = datetime(2025, 6, 1, tzinfo=UTC)
+    told = [SnapshotRow(f"text {n}", "ab"[n % 2], None, begin + timedelta(hours=n), "test") for n in range(20)]
+    bare = [SnapshotRow(f"bare {n}", None, None, begin + timedelta(hours=n), "test") for n in range(40)]
+    Snapshots(tmp_path).freeze("2025-06", told)
+    Snapshots(tmp_path).freeze("2025-07", [*told, *bare])
+    without, with_bare = sources_of(Snapshots(tmp_path), (), ("2025-06", "2025-07"))
+    assert (with_bare.rows, with_bare.labels) == (60, 2)
+    assert with_bare.held_out == without.held_out > 0
+
+
 def decided(tmp_path: Path, reason: str) -> pages.Told:
     """What is told of a rollout that a person ended with a promotion, for this reason."""
     opened = datetime(2025, 7, 1, 6, tzinfo=UTC)

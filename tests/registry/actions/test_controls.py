@@ -13,7 +13,7 @@ from evermoe.errors import Conflict, StorageUnavailable
 from registry.actions import steering
 from registry.actions.controls import Controls
 from registry.evidence import Evidence
-from registry.rollout import Decision, Policy, Rollout, new_rollout
+from registry.rollout import Decision, Policy, Rollout, in_force, new_rollout
 from registry.rules.best_arm import Standing
 
 LOADER = Path(__file__).parents[1] / "loader.py"
@@ -113,6 +113,24 @@ def test_a_promotion_is_not_taken_back_under_another_rollout(controls: Controls)
     with pytest.raises(Conflict, match="cannot revert rollout june: rollout july was opened since"):
         controls.apply(controls.ledger.get("june"), decision, "ann", LATER, verdict())
     assert aliases(controls)[0] == "2"
+
+
+def test_a_promotion_is_taken_back_after_a_rollout_that_moved_nothing(controls: Controls) -> None:
+    decision = taken_back(controls)
+    controls.ledger.open(new_rollout("july", "2025-07", "2", "3", "other", Policy(), LATER), by="flow monthly")
+    controls.ledger.apply("july", Decision("abort", 0.0, "worse"), "ann", LATER)
+    last = in_force(reversed(controls.ledger.list()))
+    assert last is not None
+    after = controls.apply(last, decision, "ann", LATER, verdict())
+    assert (after.id, after.status, aliases(controls)[0]) == ("june", "reverted", "1")
+
+
+def test_a_version_that_somebody_deleted_stops_no_look(controls: Controls) -> None:
+    taken_back(controls)
+    controls.versions.set_alias("champion", "1")
+    controls.versions.client.delete_model_version("evermoe", "2")
+    controls.settle()
+    assert aliases(controls)[0] == "1"
 
 
 def test_what_was_promoted_is_in_place_as_long_as_nobody_chose_another(controls: Controls) -> None:

@@ -258,6 +258,19 @@ def test_shares_that_nobody_decided_are_found(ledger: Ledger, database_url: str,
     assert (found.ok, found.reason) == (False, "rollout june and the audit disagree about its shares")
 
 
+@pytest.mark.parametrize("written", ["status = 'promoted'", "status = 'paused'", "open_slot = NULL"])
+def test_a_state_that_nobody_decided_is_found(ledger: Ledger, database_url: str, written: str) -> None:
+    ledger.open(june(), by="monthly")
+    ledger.apply("june", Decision("pause", 0.05, "a look"), "ann", LATER)
+    ledger.apply("june", Decision("resume", 0.05, "seen"), "ann", LATER)
+    assert ledger.verify().ok
+    rewrite(database_url, f"UPDATE rollouts SET {written}")
+    found = ledger.verify()
+    assert (found.ok, found.broken_at) == (False, 4)
+    assert found.reason.startswith("rollout june is ")
+    assert found.reason.endswith(", and running by the audit")
+
+
 def test_several_challengers_are_read_back_with_their_shares_and_who_is_out_stays_out(
     ledger: Ledger, database_url: str
 ) -> None:

@@ -80,6 +80,12 @@ def test_requests_without_a_draw_say_nothing() -> None:
     assert sample_ratio([]).reason == "no unit was drawn yet"
 
 
+def test_a_share_of_next_to_nothing_does_not_silence_the_others() -> None:
+    skewed = [Draw("champion", 0.5)] * 5000 + [Draw("challenger", 0.5)] * 100
+    assert sample_ratio(skewed).alarm
+    assert sample_ratio([*skewed, Draw("champion", 1 - 1e-10), Draw("challenger", 1e-10)]).alarm
+
+
 def test_more_than_one_crossed_unit_in_a_hundred_alarms() -> None:
     here, there = Met("challenger", 0.25, None), Met("champion", 0.75, None)
     assert not crossed(Units(0, ())).alarm
