@@ -38,6 +38,7 @@ from registry.tracker.runs import StepName
 from registry.tracker.versions import Version
 
 REHEARSED = "evermoe.rehearsed"
+FAILED_AFTER = "failed after "
 
 
 def run_name() -> str:
@@ -78,7 +79,7 @@ def monthly(month: str | None = None, now: datetime | None = None, override: Ove
         forget_trainings()
         if override is not None:
             made = override_gates(parts, made, override, now)
-        if made.tags.get("evermoe.gates") in ("passed", OVERRIDDEN) and answers(parts, made, period):
+        if examined(made) is not None and answers(parts, made, period):
             put_on_trial(parts, made, period, now)
         present(parts, made.version)
         return made.version
@@ -218,17 +219,27 @@ def register(parts: Parts, candidate: Candidate, card: Card) -> Version:
     return version
 
 
+def examined(version: Version) -> str | None:
+    """What all gates but the last said of a version, `passed` or `overridden`; None where one failed."""
+    said = version.tags.get(REHEARSED, "")
+    before = said.removeprefix(FAILED_AFTER) if said.startswith(FAILED_AFTER) else version.tags.get("evermoe.gates")
+    return before if before in ("passed", OVERRIDDEN) else None
+
+
 @step(name="ask it in the real server")
 def answers(parts: Parts, challenger: Version, period: str) -> bool:
-    """The last gate: the registered version loads and answers in the gateway. Once passed, it is not asked again."""
+    """The last gate: the registered version loads and answers in the gateway. Once passed, it is not asked again; one that failed
+    is asked again with the month, for a full disk or a busy machine says nothing against a version."""
     if challenger.tags.get(REHEARSED) == "passed":
         return True
+    before = examined(challenger)
     gate = rehearse(parts, challenger)
     with parts.tracking.step(period[:7], "gates", attempt(period, challenger.parent)) as run:
         run.tags({"evermoe.gate.server": "passed" if gate.passed else gate.reason})
     if gate.passed:
-        parts.versions.tag(challenger.version, {REHEARSED: "passed"})
+        mended = {"evermoe.gates": before, "evermoe.gates_failed": ""} if REHEARSED in challenger.tags else {}
+        parts.versions.tag(challenger.version, {**mended, REHEARSED: "passed"})
     else:
-        failed = {"evermoe.gates_failed": f"{gate.name} {gate.reason}", "evermoe.gates": "failed"}  # the reason first
-        parts.versions.tag(challenger.version, failed)
+        failed = {"evermoe.gates_failed": f"{gate.name} {gate.reason}", REHEARSED: f"{FAILED_AFTER}{before}"}
+        parts.versions.tag(challenger.version, failed | {"evermoe.gates": "failed"})  # the reason first
     return gate.passed

@@ -347,6 +347,25 @@ def test_a_version_that_the_real_server_cannot_load_meets_no_user(platform: Plat
     assert "\n" not in gate.reason
 
 
+def test_a_version_that_the_real_server_could_not_be_asked_about_is_asked_again(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.monthly import REHEARSED, answers, examined
+    from model import Gate
+
+    versions = platform.parts.versions
+    said = [Gate("real server", True, "", 5.0, 5.0), Gate("real server", False, "No space left on device", 0.0, 5.0)]
+    monkeypatch.setattr("flows.monthly.rehearse", lambda parts, version: said.pop())
+    versions.tag("2", {REHEARSED: ""})
+    assert not answers.fn(platform.parts, versions.get("2"), "2025-06")  # type: ignore[attr-defined]
+    failed = versions.get("2")
+    assert (failed.tags["evermoe.gates"], examined(failed)) == ("failed", "passed")
+    assert "No space left" in failed.tags["evermoe.gates_failed"]
+    assert answers.fn(platform.parts, failed, "2025-06")  # type: ignore[attr-defined]
+    passed = versions.get("2")
+    assert (passed.tags["evermoe.gates"], passed.tags["evermoe.gates_failed"]) == ("passed", "")
+
+
 def test_a_challenger_whose_parent_was_replaced_while_it_was_trained_is_not_put_on_trial(platform: Platform) -> None:
     from flows.gates.trial import put_on_trial
 
