@@ -354,7 +354,7 @@ def test_a_version_that_the_real_server_could_not_be_asked_about_is_asked_again(
     from model import Gate
 
     versions = platform.parts.versions
-    said = [Gate("real server", True, "", 5.0, 5.0), Gate("real server", False, "No space left on device", 0.0, 5.0)]
+    said = [Gate("real server", True, 5.0, 5.0, ""), Gate("real server", False, 0.0, 5.0, "No space left on device")]
     monkeypatch.setattr("flows.monthly.rehearse", lambda parts, version: said.pop())
     versions.tag("2", {REHEARSED: ""})
     assert not answers.fn(platform.parts, versions.get("2"), "2025-06")  # type: ignore[attr-defined]
