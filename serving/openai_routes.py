@@ -98,19 +98,23 @@ async def _answer(
 async def _whole(request: Request, generation: Generation) -> bool:
     """Wait for all pieces. False where the client left before the end: the model is stopped for it."""
     work = asyncio.ensure_future(_drained(generation))
-    done, _ = await asyncio.wait({work}, timeout=SOON_SECONDS)
-    if not done:
-        leaving = asyncio.ensure_future(
-            request.receive()
-        )  # the body has been read: all that can come is that the client left
-        await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        leaving.cancel()
+    try:
+        done, _ = await asyncio.wait({work}, timeout=SOON_SECONDS)
+        if not done:
+            # The body has been read: all that can come is that the client left.
+            leaving = asyncio.ensure_future(request.receive())
+            try:
+                await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                leaving.cancel()
+        if not work.done():
+            return False
+        await work
+        return True
+    finally:
         if not work.done():
             generation.leave()
             work.cancel()
-            return False
-    await work
-    return True
 
 
 async def _drained(generation: Generation) -> None:

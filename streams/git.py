@@ -132,7 +132,7 @@ def _log(repository: Path, head: str) -> Iterator[Commit]:
         while start + 1 < len(fields) and fields[start].lstrip("\n").startswith(
             ":"
         ):  # git puts one newline before the first
-            is_submodule = SUBMODULE in fields[start].split()[:2]
+            is_submodule = SUBMODULE in fields[start].lstrip("\n:").split()[:2]
             paths.append(fields[start + 1] + "/" * is_submodule)
             start += 2
         yield Commit(commit, seconds, email, subject, tuple(paths))

@@ -230,10 +230,11 @@ def _parquet_row(path: Path, number: int, columns: Sequence[str], scalars: Seque
             cells[column] = scalar.as_py()
         except UnicodeDecodeError:
             reason = f"invalid UTF-8 in column {column}"
+            is_text = hasattr(scalar, "as_buffer")  # else a list or a structure that holds some
             held = (
-                scalar.as_buffer().to_pybytes() if hasattr(scalar, "as_buffer") else b"(%s)" % str(scalar.type).encode()
+                scalar.as_buffer().to_pybytes().decode("utf-8", "backslashreplace") if is_text else f"({scalar.type})"
             )
-            cells[column] = held.decode("utf-8", "backslashreplace")
+            cells[column] = held
         except (ValueError, OverflowError) as error:
             reason = f"column {column} cannot be read: {error}"
             cells[column] = f"({scalar.type})"  # its own text may be what cannot be made

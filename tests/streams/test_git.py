@@ -192,7 +192,9 @@ def test_a_submodule_is_a_directory(repository: Repository, tmp_path: Path) -> N
     repository.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library.path), "lib")
     repository.git("rm", "--quiet", "--cached", ".gitmodules")
     repository.git("commit", "--quiet", "-m", "bring the library")
-    assert [record.label for record in open_git(repository.path).records()] == ["lib"]
+    repository.git("rm", "--quiet", "--cached", "lib")
+    repository.git("commit", "--quiet", "-m", "drop the library")
+    assert [record.label for record in open_git(repository.path).records()] == ["lib", "lib"]
 
 
 def test_no_repository_an_empty_one_a_file_and_a_missing_git_are_named_in_one_line(
