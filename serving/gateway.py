@@ -20,7 +20,7 @@ from monitoring.events import EventLog, Feedback, Receipt, Request
 from monitoring.rows import CLIENT_LEFT
 from serving.answers import Kind, Usage, new_id
 from serving.engine import Classified, Engine, Generation, Sampling
-from serving.router import Route, Router, checked_unit
+from serving.router import Route, Router
 
 log = logging.getLogger("evermoe.serving")
 Clock = Callable[[], datetime]
@@ -69,14 +69,15 @@ class Gateway:
         return at
 
     def begin(self, kind: Kind, text: str, model: str, unit: str | None, at: datetime, api_key: str) -> Asked:
-        """Give a request its id and its route. `api_key` is the id of the key it came with, empty without one.
+        """Give a request its id and its route. `unit` is as `checked_unit` gives it, `api_key` the id of the key that the request
+        came with, empty without one.
 
         Raises `NotFound` for an unknown model, `NotReady` without any.
         """
-        response_id, named = new_id(kind), checked_unit(unit)
-        asker = named or response_id
+        response_id = new_id(kind)
+        asker = unit or response_id
         route = self.router.route(model, asker)
-        return Asked(response_id, kind, at, time.perf_counter(), asker, named is not None, text, route, api_key)
+        return Asked(response_id, kind, at, time.perf_counter(), asker, unit is not None, text, route, api_key)
 
     async def classify(self, asked: Asked, labels: Sequence[str] | None) -> Classified:
         """Answer with a label; the row is durable when this returns. Raises `StorageUnavailable`, `Overloaded`.

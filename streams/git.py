@@ -33,7 +33,7 @@ OUTRANKS_PATH = {
 }
 
 
-# What a partial clone left behind is not fetched, and nobody is asked for a password.
+# What a partial clone left behind is not fetched (git 2.45 and later), and nobody is asked for a password.
 ALONE = {"LC_ALL": "C", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
 SUBMODULE = "160000"
 

@@ -1,6 +1,6 @@
 """kill -9 of `monthly`, anywhere: started again it ends with the one version it would have made, and nothing is left behind.
 
-EVERMOE_UPDATE_KILLS says at how many random points (30 take twenty minutes on two cores)."""
+EVERMOE_UPDATE_KILLS says at how many random points."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 EVERMOE = (sys.executable, "-m", "commands.main")
 MONTH, PARENT = "2025-06", "1"
 NOW = end_of(MONTH)
-KILLS = int(os.environ.get("EVERMOE_UPDATE_KILLS", "12"))
+KILLS = int(os.environ.get("EVERMOE_UPDATE_KILLS", "30"))
 PATIENCE_SECONDS = 900.0  # nothing waits so long, unless the machine is busy with something else
 BRIEF = {"epochs": 1, "distil_epochs": 1}
 LAST_MOMENTS_SECONDS = 60.0  # a leash gives what it holds ten seconds, on a machine that may be busy
