@@ -145,7 +145,7 @@ class LanguageModel:
         stop: Sequence[str] = (),
         seed: int | None = None,
     ) -> Generator[str, None, Generated]:
-        """Continue `prompt`, yielding text as it comes; the generator's own value is what it cost.
+        """Continue `prompt`, yielding what each token adds, which may be nothing yet; the generator's own value is what it cost.
 
         Temperature 0 is greedy; a `stop` string ends the text and is not yielded. Of a prompt longer than the window the
         end is read; new tokens get the room that the prompt leaves, at least one.
@@ -173,10 +173,9 @@ class LanguageModel:
                 text, finish = text[:cut], "stop"
                 break
             # Text that may yet become a stop string, or half of a character, is held back until it is settled.
-            settled = len(text) - held
-            if settled > shown and not text.endswith("\ufffd"):
-                yield text[shown:settled]
-                shown = settled
+            settled = shown if text.endswith("\ufffd") else max(shown, len(text) - held)
+            yield text[shown:settled]
+            shown = settled
             step = torch.tensor([[token]])
         if len(text) > shown:
             yield text[shown:]

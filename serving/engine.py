@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from evermoe.errors import EvermoeError
 
 T = TypeVar("T")
+TURN_SECONDS = 0.01
+"""How long a text keeps a worker while others wait, and its piece under way: a label is not made to wait for a whole text."""
+TEXTS_AT_ONCE = 8
+"""Texts that share the workers' turns; what each has read and made is kept in memory, so others begin when one of these ends."""
 
 
 class Classified(Protocol):
@@ -82,36 +88,49 @@ class Generation:
     def __init__(self, model: Servable, prompt: str, how: Sampling, streamed: bool) -> None:
         self._model, self._prompt, self._how, self._streamed = model, prompt, how, streamed
         self._loop = asyncio.get_running_loop()
+        self._making: Generator[str, None, Generated] | None = None
         self._pieces: deque[object] = deque()
         self._come = asyncio.Event()
         self._called = False
-        self._left = threading.Event()
-        self.running: Future[None] | None = None
+        self.over: Future[None] = Future()
+        """Done when the model has no more to do with it; cancelled where nobody listens any more."""
         self.text = ""
         self.prompt_tokens = 0
         self.output_tokens = 0
         self.finish_reason = ""
 
-    def work(self) -> None:
-        """The worker's side: make pieces until the end, or until nobody listens."""
-        last: object = None
-        how = self._how
-        try:
-            pieces = self._model.generate(
-                self._prompt, max_new_tokens=how.new_tokens, temperature=how.temperature, stop=how.stop, seed=how.seed
-            )
-            while not self._left.is_set():
-                self._pieces.append(next(pieces))
+    def work(self, seconds: float) -> bool:
+        """The worker's side: make pieces for so long, one at least. False at the end, or when nobody listens."""
+        until = time.perf_counter() + seconds
+        while not self.over.cancelled():
+            try:
+                piece = next(self._begun())
+            except StopIteration as end:
+                return self._end(_End(end.value))
+            except Exception as error:
+                return self._end(error)
+            if piece:
+                self._pieces.append(piece)
                 if self._streamed:
                     self._call()
-        except StopIteration as end:
-            last = _End(end.value)
-        except Exception as error:
-            last = error
-        finally:
-            if not self._left.is_set():
-                self._pieces.append(last)
-                self._call()
+            if time.perf_counter() >= until:
+                return True
+        return False
+
+    def _begun(self) -> Generator[str, None, Generated]:
+        if self._making is None:
+            how = self._how
+            self._making = self._model.generate(
+                self._prompt, max_new_tokens=how.new_tokens, temperature=how.temperature, stop=how.stop, seed=how.seed
+            )
+        return self._making
+
+    def _end(self, last: object) -> bool:
+        if self.over.set_running_or_notify_cancel():
+            self.over.set_result(None)
+            self._pieces.append(last)
+            self._call()
+        return False
 
     def _call(self) -> None:
         """Wake the event loop, once for all pieces that it has not come to yet."""
@@ -147,9 +166,7 @@ class Generation:
 
     def leave(self) -> None:
         """Stop the model at its next piece; if it still waits for a worker, it need not begin."""
-        self._left.set()
-        if self.running is not None:
-            self.running.cancel()
+        self.over.cancel()
 
 
 @dataclass(frozen=True)
@@ -164,7 +181,8 @@ class Engine:
 
     A request asks for its model once (`get`) and keeps that reference: a version dropped meanwhile lives until the last
     request that began with it has ended. Inference runs in `workers` threads (torch releases the interpreter while it
-    computes), loading in a thread of its own, so neither stops the event loop nor each other.
+    computes), loading in a thread of its own, so neither stops the event loop nor each other. Texts take turns of
+    `TURN_SECONDS`, and between two turns whoever waits for a label is answered.
     """
 
     def __init__(
@@ -174,10 +192,15 @@ class Engine:
         `waiting` bounds the requests that wait for a worker."""
         self._load = load
         self._models: dict[str, Servable] = {}
+        self._workers = workers
         self._pool = ThreadPoolExecutor(workers, "inference", initializer=lambda: _use_threads(threads))
         self._loader = ThreadPoolExecutor(1, "loading")
         self._waiting = 0
         self._most_waiting = waiting
+        self._new: deque[Generation] = deque()  # texts that have not begun
+        self._going: deque[Generation] = deque()  # and those that have, and wait for their turn
+        self._begun = 0
+        self._turning = 0  # workers that give turns
         self._lock = threading.Lock()
 
     @property
@@ -218,7 +241,14 @@ class Engine:
     def generate(self, model: Servable, prompt: str, how: Sampling, streamed: bool = True) -> Generation:
         """Begin to continue `prompt`; of a text that is not `streamed` all pieces come at its end. Raises `Overloaded`."""
         generation = Generation(model, prompt, how, streamed)
-        generation.running = self._submit(generation.work)
+        self._take_place()
+        generation.over.add_done_callback(self._done)
+        with self._lock:
+            self._new.append(generation)
+            more = self._turning < self._workers
+            self._turning += more
+        if more:
+            self._pool.submit(self._turn)
         return generation
 
     def close(self) -> None:
@@ -226,16 +256,39 @@ class Engine:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._loader.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(self, work: Callable[[], T]) -> Future[T]:
+    def _turn(self) -> None:
+        """A turn of one text on this worker, which then comes back, behind those that wait for it now, for the next."""
         with self._lock:
-            if self._waiting >= self._most_waiting:
-                raise Overloaded(f"{self._waiting} requests wait for the model already; try again in a second")
-            self._waiting += 1
+            if self._new and self._begun < TEXTS_AT_ONCE:
+                text = self._new.popleft()
+                self._begun += 1
+            elif self._going:
+                text = self._going.popleft()
+            else:
+                self._turning -= 1
+                return
+        goes_on = text.work(TURN_SECONDS)
+        with self._lock:
+            if goes_on:
+                self._going.append(text)
+            else:
+                self._begun -= 1
+        with suppress(RuntimeError):  # the engine is closed: nobody waits for the rest
+            self._pool.submit(self._turn)
+
+    def _submit(self, work: Callable[[], T]) -> Future[T]:
+        self._take_place()
         future = self._pool.submit(work)
         future.add_done_callback(self._done)
         return future
 
-    def _done(self, _: Future[T]) -> None:
+    def _take_place(self) -> None:
+        with self._lock:
+            if self._waiting >= self._most_waiting:
+                raise Overloaded(f"{self._waiting} requests wait for the model already; try again in a second")
+            self._waiting += 1
+
+    def _done(self, _: Future[Any]) -> None:
         with self._lock:
             self._waiting -= 1
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from evermoe.errors import BadInput
 from model import LanguageModel, from_pretrained
-from serving.engine import Engine, Overloaded, Sampling
+from model.language import Classification, Generated
+from serving.engine import TEXTS_AT_ONCE, Engine, Generation, Overloaded, Sampling
 
 
 @pytest.fixture
@@ -88,6 +90,100 @@ def test_a_stream_left_early_frees_its_worker(engine: Engine) -> None:
         return engine.waiting
 
     assert asyncio.run(scene()) == 0
+
+
+class Slow:
+    """A model whose texts have a piece each 2 ms, and whose labels are there at once; `order` is who was served when."""
+
+    labels = ("net",)
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+
+    def classify(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> list[Classification]:
+        self.order.append("label")
+        return [Classification("net", {"net": 1.0}, (), 1)]
+
+    def generate(self, prompt: str, *, max_new_tokens: int, **how: Any) -> Generator[str, None, Generated]:
+        for _ in range(max_new_tokens):
+            time.sleep(0.002)
+            self.order.append(prompt)
+            yield prompt[:1]
+        return Generated(1, max_new_tokens, "length")
+
+
+async def drained(generation: Generation) -> str:
+    return "".join([piece async for piece in generation])
+
+
+def test_a_label_does_not_wait_for_the_end_of_a_text() -> None:
+    model = Slow()
+    engine = Engine(lambda version: model)
+
+    async def scene() -> int:
+        text = engine.generate(model, "a", Sampling(200))
+        async for _ in text:
+            break_at = len(model.order)
+            await engine.classify(model, "fix", None)
+            text.leave()
+            return model.order.index("label") - break_at
+        raise AssertionError("no piece came")
+
+    assert asyncio.run(scene()) < 30  # of 200 pieces
+    engine.close()
+
+
+def test_texts_take_turns_and_as_many_as_there_is_memory_for_have_begun() -> None:
+    model = Slow()
+    engine = Engine(lambda version: model)
+
+    async def scene() -> list[str]:
+        long = [
+            asyncio.create_task(drained(engine.generate(model, f"{n} long", Sampling(60))))
+            for n in range(TEXTS_AT_ONCE)
+        ]
+        late = asyncio.create_task(drained(engine.generate(model, "late", Sampling(1))))
+        return await asyncio.gather(*long, late)
+
+    texts = asyncio.run(scene())
+    assert texts == [*(str(n) * 60 for n in range(TEXTS_AT_ONCE)), "l"]
+    first_end = min(len(model.order) - model.order[::-1].index(f"{n} long") for n in range(TEXTS_AT_ONCE))
+    assert len(set(model.order[: first_end // 2])) == TEXTS_AT_ONCE  # all of them long before the first has ended
+    assert model.order.index("late") >= first_end
+    assert engine.waiting == 0
+    engine.close()
+
+
+def test_a_short_text_that_comes_later_ends_sooner() -> None:
+    model = Slow()
+    engine = Engine(lambda version: model)
+
+    async def scene() -> None:
+        long = asyncio.create_task(drained(engine.generate(model, "long", Sampling(100))))
+        await asyncio.sleep(0.02)
+        assert await drained(engine.generate(model, "short", Sampling(3), streamed=False)) == "sss"
+        assert not long.done()
+        await long
+
+    asyncio.run(scene())
+    engine.close()
+
+
+def test_pieces_without_text_wake_nobody() -> None:
+    class Silent(Slow):
+        def generate(self, prompt: str, *, max_new_tokens: int, **how: Any) -> Generator[str, None, Generated]:
+            yield ""
+            yield "word"
+            yield ""
+            return Generated(1, 3, "stop")
+
+    engine = Engine(lambda version: Silent())
+
+    async def scene() -> list[str]:
+        return [piece async for piece in engine.generate(Silent(), "a", Sampling(3))]
+
+    assert asyncio.run(scene()) == ["word"]
+    engine.close()
 
 
 def test_the_event_loop_stays_free_while_the_model_works(engine: Engine) -> None:
