@@ -80,7 +80,7 @@ def monthly(month: str | None = None, now: datetime | None = None, override: Ove
         if override is not None:
             made = override_gates(parts, made, override, now)
         if examined(made) is not None and answers(parts, made, period):
-            put_on_trial(parts, made, period, now)
+            put_on_trial(parts, made, now)
         present(parts, made.version)
         return made.version
 

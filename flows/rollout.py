@@ -15,6 +15,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from evermoe.errors import Conflict, NotFound
+from flows.gates.trial import put_on_trial, waiting
 from flows.runtime.parts import Parts, open_parts, policy_of
 from flows.runtime.steps import at_moment, step
 from registry.actions.controls import Controls
@@ -30,9 +31,10 @@ log = logging.getLogger("evermoe.flows")
 
 @flow(name="rollout", flow_run_name=at_moment("look at"), retries=2, retry_delay_seconds=10)
 def rollout(now: datetime | None = None) -> Decision | None:
-    """One look at the open rollout, or at the version that was promoted lately.
+    """One look at the open rollout; without one at the version that was promoted lately, and then the challenger that waited for
+    the last rollout to end, if there is one, is put on trial.
 
-    None when nothing is on trial and the last promotion stays, or when another controller is at it.
+    None when nothing was on trial and the last promotion stays, or when another controller is at it.
     """
     now = now or datetime.now(UTC)
     holder = f"flow rollout {uuid4().hex[:8]} (process {os.getpid()} on {socket.gethostname()})"
@@ -44,7 +46,10 @@ def rollout(now: datetime | None = None) -> Decision | None:
         policy = policy_of(parts.params)
         on_trial = parts.ledger.running()
         if on_trial is None:
-            return look_back(parts, controls, policy, now)
+            decision = look_back(parts, controls, policy, now)
+            if decision is None and (next_one := waiting(parts)) is not None:
+                put_on_trial(parts, next_one, now, held)
+            return decision
         proof = weigh(parts, on_trial, policy, now)
         ahead = outlook(on_trial, proof, policy, now, watch(parts.events, on_trial, policy, now))
         return ahead.next if carry_out(controls, on_trial, ahead.next, ahead.standing, now) else None

@@ -8,16 +8,19 @@ from datetime import datetime
 
 from flows.gates.checks import check_tag
 from flows.gates.overrides import OVERRIDDEN, OVERRIDE, Override, overridden
-from flows.lineage.candidate import FAILED_GATES, attempt
+from flows.lineage.candidate import FAILED_GATES, WHY_UNTRIED, attempt
 from flows.runtime.parts import Parts, policy_of
 from flows.runtime.steps import step
 from monitoring.checks import CHECKS
 from registry.actions.controls import Controls
 from registry.actions.starting import salt_of
 from registry.analysis.outlook import weighed
+from registry.book.lease import Lease
 from registry.deciding import make_way
 from registry.rollout import new_rollout
 from registry.tracker.versions import Version
+
+WAITS_FOR = "evermoe.waits_for"  # on a version: the rollout that has to end before its own may begin
 
 
 @step(name="override the gates")
@@ -46,15 +49,17 @@ def override_gates(parts: Parts, version: Version, override: Override, now: date
 
 
 @step(name="put the challenger on trial", retries=2, retry_delay_seconds=10)
-def put_on_trial(parts: Parts, challenger: Version, period: str, now: datetime) -> None:
-    """Open the rollout at the foot of the ramp, unless an older one is still to be decided (`registry.deciding.make_way`).
+def put_on_trial(parts: Parts, challenger: Version, now: datetime, held: Lease | None = None) -> None:
+    """Open the rollout at the foot of the ramp, unless an older one is still to be decided (`registry.deciding.make_way`): then
+    it waits for that one, and is begun by the flow `rollout`, under the lease that it holds, if its parent is champion still.
 
     A challenger whose parent was replaced while it was trained meets nobody: it would be compared with a version that has
     gone. The new champion has not learned its month, so the next update does.
     """
-    champion = parts.versions.champion()
+    champion, period = parts.versions.champion(), challenger.month
     assert champion is not None
-    controls = Controls(parts.ledger, parts.versions, parts.tracking)
+    controls = Controls(parts.ledger, parts.versions, parts.tracking, held)
+    by = "flow rollout" if held else "flow monthly"
     if parts.ledger.find(period, str(challenger.parent)) is not None:
         controls.settle()  # whoever opened it may have died before the alias was set
         return
@@ -62,19 +67,29 @@ def put_on_trial(parts: Parts, challenger: Version, period: str, now: datetime) 
         gone = (
             f"version {champion.version} replaced {challenger.parent} meanwhile; the next update learns {period} anew"
         )
-        parts.versions.tag(challenger.version, {"evermoe.rollout": gone})
+        parts.versions.tag(challenger.version, {WHY_UNTRIED: gone})
         return
     policy = policy_of(parts.params)
     undecided = parts.ledger.running()
     if undecided is not None:
         proof = weighed(undecided, parts.events.rewards(undecided.id), policy, now).standing
         decision = make_way(undecided, proof, period)
-        controls.apply(undecided, decision, by="flow monthly", now=now, proof=proof)
+        controls.apply(undecided, decision, by=by, now=now, proof=proof)
         if decision.action == "hold":
-            parts.versions.tag(challenger.version, {"evermoe.rollout": decision.reason})
+            parts.versions.tag(challenger.version, {WHY_UNTRIED: decision.reason, WAITS_FOR: undecided.id})
             return
     name = f"{period}-v{challenger.version}"
     salt = salt_of(name, challenger)
     opened = new_rollout(name, period, champion.version, challenger.version, salt, policy, now)
     said = overridden(challenger)  # which belongs to what the trial was opened on
-    controls.open(opened, by="flow monthly", evidence={"overrides": said} if said else None)
+    controls.open(opened, by=by, evidence={"overrides": said} if said else None)
+
+
+def waiting(parts: Parts) -> Version | None:
+    """The challenger that waited for the last rollout, which has ended since and left the champion it was made from in place."""
+    rollouts, champion = parts.ledger.list(), parts.versions.champion()
+    if champion is None or not rollouts or rollouts[-1].open:
+        return None
+    waited = (one for one in parts.versions.all() if one.tags.get(WAITS_FOR) == rollouts[-1].id)
+    ready = [one for one in waited if one.parent == champion.version]
+    return max(ready, key=lambda one: one.month, default=None)

@@ -16,6 +16,7 @@ from registry.tracker.versions import Version
 
 LOADER = Path(__file__).with_name("pyfunc.py")
 FAILED_GATES = "evermoe.gates_failed_names"  # on a version, as JSON
+WHY_UNTRIED = "evermoe.rollout"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from flows.gates.exams import ExamReport
 from flows.learning.update import Material, Taught
-from flows.lineage.candidate import attempt
+from flows.lineage.candidate import WHY_UNTRIED, attempt
 from flows.review.card import Card, Source, figures_of, page
 from flows.runtime.parts import Parts
 from model import LanguageModel
@@ -102,6 +102,6 @@ def untried(version: Version) -> Told:
         return Told(
             f"Version {version.parent} stays: this one failed at the gates, and meets no users.", (("why", failed),)
         )
-    if reason := version.tags.get("evermoe.rollout"):
+    if reason := version.tags.get(WHY_UNTRIED):
         return Told("It has met no users.", (("why", reason),))
     return Told("It has met no users yet.")

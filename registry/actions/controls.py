@@ -26,6 +26,8 @@ from registry.tracker.versions import Version, Versions
 
 PROMOTED = "evermoe.promoted_by"
 RESTORED = "evermoe.restored_by"
+REPLACED = "evermoe.replaced"
+REPLACED_BY = "evermoe.replaced_by"
 TOLD = "evermoe.trial_told"  # on a version: the rollout, and its revision, that its pages tell of
 
 
@@ -143,9 +145,14 @@ class Controls:
         if tried.out or not rollout.open:
             tags |= {"evermoe.trial_reason": tried.out or rollout.reason, "evermoe.decided_by": history[-1].by}
         if rollout.status == "promoted" and not tried.out:
-            tags["evermoe.replaced"] = rollout.champion
+            tags[REPLACED] = rollout.champion
             with suppress(NotFound):
-                self.versions.tag(rollout.champion, {"evermoe.replaced_by": tried.version})
+                self.versions.tag(rollout.champion, {REPLACED_BY: tried.version})
+        elif rollout.status == "reverted" and version.tags.get(REPLACED) == rollout.champion:
+            with suppress(NotFound):
+                if self.versions.get(rollout.champion).tags.get(REPLACED_BY) == tried.version:
+                    self.versions.untag(rollout.champion, REPLACED_BY)
+            self.versions.untag(version.version, REPLACED)
         self.versions.tag(version.version, tags | {TOLD: mark})  # last: it says that nothing is missing
 
     def _settle_aliases(self, rollouts: Sequence[Rollout]) -> None:

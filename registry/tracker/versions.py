@@ -150,6 +150,13 @@ class Versions:
             self.client.set_model_version_tag(NAME, version, name, str(value))
 
     @in_one_line
+    def untag(self, version: str, *names: str) -> None:
+        """Take tags from a version that has them. Raises `NotFound`."""
+        tags = self.get(version).tags
+        for name in (one for one in names if one in tags):
+            self.client.delete_model_version_tag(NAME, version, name)
+
+    @in_one_line
     def describe(self, version: str, words: str) -> None:
         """Replace a version's description (Markdown)."""
         self.client.update_model_version(NAME, version, words)

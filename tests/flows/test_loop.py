@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -370,8 +370,9 @@ def test_a_challenger_whose_parent_was_replaced_while_it_was_trained_is_not_put_
     from flows.gates.trial import put_on_trial
 
     parts = platform.parts
-    orphan = parts.versions.get("2")  # its parent is version 1, and the champion is version 2
-    put_on_trial.fn(parts, orphan, "2026-01", end_of("2026-01"))  # type: ignore[attr-defined]
+    made = parts.versions.get("2")  # its parent is version 1, and the champion is version 2
+    orphan = replace(made, month="2026-01")
+    put_on_trial.fn(parts, orphan, end_of("2026-01"))  # type: ignore[attr-defined]
     assert parts.ledger.find("2026-01", "1") is None
     assert "replaced 1 meanwhile" in parts.versions.get("2").tags["evermoe.rollout"]
 
@@ -406,3 +407,44 @@ def test_the_real_server_finds_the_home_from_any_folder(platform: Platform, monk
     monkeypatch.setenv("EVERMOE_HOME", "home")
     with gateway("1") as url:
         assert ask(url, "fix the table") in OLD
+
+
+def test_a_challenger_that_waited_for_a_trial_is_tried_when_that_ends_and_its_champion_stays(
+    platform: Platform,
+) -> None:
+    from flows.gates.trial import put_on_trial
+    from flows.lineage.candidate import LOADER
+    from flows.rollout import rollout
+    from registry.actions.controls import Controls
+    from registry.rollout import Decision, Policy, new_rollout
+
+    parts, now = platform.parts, end_of("2026-03")
+    champion = parts.versions.champion()
+    assert champion is not None
+    folder = parts.versions.weights(champion.version)
+    older, newer = (
+        parts.versions.register(
+            folder, month=month, parent=champion.version, run_id=None, loader=LOADER, description=""
+        )
+        for month in ("2026-02", "2026-03")
+    )
+    controls = Controls(parts.ledger, parts.versions, parts.tracking)
+    opened = controls.open(
+        new_rollout("older", "2026-02", champion.version, older.version, "a salt", Policy(), now), by="a person"
+    )
+    controls.ledger.apply(opened.id, Decision("pause", opened.share, "wait for Ann"), "a person", now)
+    put_on_trial.fn(parts, newer, now)  # type: ignore[attr-defined]
+    assert parts.versions.get(newer.version).tags["evermoe.rollout"] == "paused; the challenger of 2026-03 waits"
+    rollout(now + timedelta(minutes=10))
+    running = parts.ledger.running()
+    assert running is not None
+    assert running.id == opened.id
+
+    parts.ledger.apply(opened.id, Decision("abort", 0.0, "Ann says no"), "a person", now + timedelta(minutes=15))
+    for minutes in (20, 30):
+        rollout(now + timedelta(minutes=minutes))
+        running = parts.ledger.running()
+        assert running is not None
+        assert (running.challenger, running.champion, running.month) == (newer.version, champion.version, "2026-03")
+    assert [(row.action, row.by) for row in parts.ledger.history(running.id)] == [("open", "flow rollout")]
+    assert parts.ledger.verify().ok

@@ -89,8 +89,11 @@ def taken_back(controls: Controls) -> Decision:
 
 def test_a_promotion_that_is_gone_back_from_brings_the_champion_before_it_back(controls: Controls) -> None:
     decision = taken_back(controls)
+    assert controls.versions.get("1").tags["evermoe.replaced_by"] == "2"
     after = controls.apply(controls.ledger.get("june"), decision, "flow rollout", LATER, verdict())
     assert after.status == "reverted"
+    assert "evermoe.replaced_by" not in controls.versions.get("1").tags
+    assert "evermoe.replaced" not in controls.versions.get("2").tags
     assert aliases(controls) == ("1", None)
     assert [row.action for row in controls.ledger.history()] == ["open", "promote", "revert"]
     assert controls.ledger.verify().ok
