@@ -6,6 +6,7 @@ database with the event log (SQLite or PostgreSQL by URL) but neither its tables
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ from registry.book.lease import LASTS, Lease
 from registry.rollout import FOLLOWS, OPEN, Challenger, Decision, Rollout, Status, Tried, in_force, listed, transition
 
 SCHEMA = 3
+TERMS = "terms"  # in the evidence of an opening
 _POSTGRES_LOCK = 0x65766572  # one writer at a time; SQLite locks the file by itself
 
 _schema = sa.Table("ledger_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
@@ -131,7 +133,9 @@ class Ledger:
             db.execute(_rollouts.insert().values(**_values(rollout)))
             tried = f"version{'s' if rollout.several else ''} {listed(one.version for one in rollout.challengers)}"
             reason = rollout.reason or f"{rollout.month}: {tried} against {rollout.champion}"
-            _write_down(db, rollout, rollout.opened_at, by, "open", reason, evidence)
+            _write_down(
+                db, rollout, rollout.opened_at, by, "open", reason, {**(evidence or {}), TERMS: _terms(_values(rollout))}
+            )
             return rollout
 
     def apply(
@@ -223,13 +227,17 @@ class Ledger:
             rows = db.execute(AUDIT.select().order_by(AUDIT.c.number)).mappings().all()
             standing = db.execute(_rollouts.select()).mappings().all()
         present = {row["id"]: audit.Present(row["revision"], _standing_shares(row)) for row in standing}
-        found, status = audit.verify([dict(row) for row in rows], present), dict[str, Status]()
-        for row in rows:
+        found, status, terms = audit.verify([dict(row) for row in rows], present), dict[str, Status](), dict[str, str]()
+        for row in rows if found.ok else ():
             status[row["rollout"]] = FOLLOWS.get(row["action"], status.get(row["rollout"], "running"))
+            terms.setdefault(row["rollout"], json.loads(row["evidence"]).get(TERMS, ""))
         for row in standing if found.ok else ():
-            told = status[row["id"]]
+            told, reason = status[row["id"]], ""
             if row["status"] != told or bool(row["open_slot"]) != (told in OPEN):
                 reason = f"rollout {row['id']} is {row['status']}, and {told} by the audit"
+            elif terms[row["id"]] not in ("", _terms(row)):
+                reason = f"the month, champion or salt of rollout {row['id']} is not what it was opened with"
+            if reason:
                 return replace(found, broken_at=found.rows + 1, reason=reason)
         return found
 
@@ -322,6 +330,11 @@ def _write_down(
         reason=reason,
         evidence=evidence or {},
     )
+
+
+def _terms(row: Mapping[str, Any]) -> str:
+    """What of a rollout's row never changes, as SHA-256: the salt is nobody's to read who may read the audit."""
+    return hashlib.sha256(json.dumps([row["month"], row["champion"], row["salt"]]).encode()).hexdigest()
 
 
 def _shares(rollout: Rollout) -> dict[str, float]:

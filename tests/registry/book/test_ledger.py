@@ -84,7 +84,7 @@ def test_every_change_leaves_one_audit_row_with_who_when_why_and_the_evidence(le
         (3, "abort", "ann", 0.0, 2),
     ]
     assert [row.at for row in rows] == [OPENED, LATER, LATER]
-    assert rows[0].evidence == {"gates": "passed"}
+    assert rows[0].evidence["gates"] == "passed"
     assert rows[1].evidence["e_promote"] == 3.5
     assert rows[2].reason == "users complain"
     assert ledger.verify().ok
@@ -269,6 +269,17 @@ def test_a_state_that_nobody_decided_is_found(ledger: Ledger, database_url: str,
     assert (found.ok, found.broken_at) == (False, 4)
     assert found.reason.startswith("rollout june is ")
     assert found.reason.endswith(", and running by the audit")
+
+
+@pytest.mark.parametrize("written", ["champion = '9'", "salt = 'one that suits me'", "month = '2024-01'"])
+def test_terms_that_a_rollout_was_not_opened_with_are_found(ledger: Ledger, database_url: str, written: str) -> None:
+    ledger.open(june(), by="monthly")
+    assert ledger.verify().ok
+    assert june().salt not in str(ledger.history())
+    rewrite(database_url, f"UPDATE rollouts SET {written}")
+    found = ledger.verify()
+    assert (found.ok, found.broken_at) == (False, 2)
+    assert found.reason == "the month, champion or salt of rollout june is not what it was opened with"
 
 
 def test_several_challengers_are_read_back_with_their_shares_and_who_is_out_stays_out(
