@@ -18,6 +18,7 @@ import random
 import socket
 import sys
 import tempfile
+import threading
 import time
 import timeit
 import uuid
@@ -25,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from statistics import median
 
 import sqlalchemy as sa
@@ -88,6 +90,8 @@ class Result:
     assign_us: Spread
     commit_p50_ms: Spread
     commit_p99_ms: Spread
+    handover_p50_ms: Spread
+    handover_p99_ms: Spread
     repeats: int
     rows: tuple[Row, ...]
 
@@ -125,6 +129,33 @@ def commit_ms(folder: Path, commits: int = 500, repeats: int = 5) -> tuple[Sprea
         medians.append(median(took))
         tails.append(sorted(took)[len(took) * 99 // 100])
     engine.dispose()
+    return Spread.of(medians), Spread.of(tails)
+
+
+def handover_ms(times: int = 300, repeats: int = 5, pause: float = 1 / 200) -> tuple[Spread, Spread]:
+    """Milliseconds to hand something to a thread that sleeps and to have it back, 50th and 99th percentile, at 200 a second with
+    nothing else to do. A request needs two: the model's thread and the log's."""
+    there, back = SimpleQueue[bool](), SimpleQueue[bool]()
+
+    def answer() -> None:
+        while there.get():
+            back.put(True)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    medians, tails = [], []
+    for _ in range(repeats):
+        took = []
+        for _ in range(times):
+            time.sleep(pause)
+            began = time.perf_counter()
+            there.put(True)
+            back.get()
+            took.append((time.perf_counter() - began) * 1000)
+        medians.append(median(took))
+        tails.append(sorted(took)[len(took) * 99 // 100])
+    there.put(False)
+    thread.join()
     return Spread.of(medians), Spread.of(tails)
 
 
@@ -222,7 +253,9 @@ def show(result: Result) -> None:
     """The table."""
     print(
         f"picking an arm: {result.assign_us} µs; one durable SQLite commit: "
-        f"p50 {result.commit_p50_ms} ms, p99 {result.commit_p99_ms} ms"
+        f"p50 {result.commit_p50_ms} ms, p99 {result.commit_p99_ms} ms\n"
+        f"to a thread that sleeps and back, of which a request needs two: p50 {result.handover_p50_ms} ms, "
+        f"p99 {result.handover_p99_ms} ms"
     )
     print(
         f"{'a second':>8}  {'server':<25}{'p50 added, ms':>26}{'p99 added, ms':>28}{'p99 seen, ms':>28}"
@@ -256,8 +289,9 @@ def main() -> None:
         folder = Path(name)
         spared = 10_000 if options.quick else 100_000
         assigning, committing = assignment_us(spared), commit_ms(folder, 20 if options.quick else 500)
+        handing = handover_ms(20 if options.quick else 300)
         targets = start_all(stack, folder, options.postgres, options.rival)
-        result = Result(assigning, *committing, repeats, measure(targets, repeats, seconds))
+        result = Result(assigning, *committing, *handing, repeats, measure(targets, repeats, seconds))
     if options.json:  # JSON has no infinity: a percentile of requests that were not answered is null
         print(json.dumps(json.loads(json.dumps(asdict(result)), parse_constant=lambda _: None)))
     else:

@@ -134,7 +134,13 @@ class Ledger:
             tried = f"version{'s' if rollout.several else ''} {listed(one.version for one in rollout.challengers)}"
             reason = rollout.reason or f"{rollout.month}: {tried} against {rollout.champion}"
             _write_down(
-                db, rollout, rollout.opened_at, by, "open", reason, {**(evidence or {}), TERMS: _terms(_values(rollout))}
+                db,
+                rollout,
+                rollout.opened_at,
+                by,
+                "open",
+                reason,
+                {**(evidence or {}), TERMS: _terms(_values(rollout))},
             )
             return rollout
 
