@@ -241,7 +241,7 @@ class Ledger:
             told, reason = status[row["id"]], ""
             if row["status"] != told or bool(row["open_slot"]) != (told in OPEN):
                 reason = f"rollout {row['id']} is {row['status']}, and {told} by the audit"
-            elif terms[row["id"]] not in ("", _terms(row)):
+            elif terms[row["id"]] not in ("", _terms(dict(row))):
                 reason = f"the month, champion or salt of rollout {row['id']} is not what it was opened with"
             if reason:
                 return replace(found, broken_at=found.rows + 1, reason=reason)
