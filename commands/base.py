@@ -119,7 +119,7 @@ def register(
     home: Annotated[Path | None, typer.Option(help="Where Evermoe keeps its state; without it, EVERMOE_HOME.")] = None,
 ) -> None:
     """Make the model of the stages version 1 and champion of a home that has none."""
-    from flows.base import BASE, take_in
+    from flows.base import frozen, take_in
     from flows.runtime.parts import open_parts
     from model import from_pretrained
 
@@ -128,7 +128,7 @@ def register(
     with open_parts() as parts:
         if (champion := parts.versions.champion()) is not None:
             raise Conflict(f"{here.home} already has a champion, version {champion.version}; choose another home")
-        parts.snapshots.freeze(BASE, rows)
+        frozen(parts.snapshots, rows)
         version = take_in(parts, model, rows, load_params().stream.until)
     typer.echo(f"version {version.version} is champion of {here.home}; `evermoe up` serves it")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect import flow
 
+from evermoe.errors import Conflict
 from evermoe.settings import settings
 from flows.learning.base import examine, learn, prepare
 from flows.learning.examples import split
@@ -18,7 +20,7 @@ from flows.runtime.steps import step
 from flows.runtime.trainings import Curve, forget_trainings, resumable
 from model import Evaluation, LanguageModel
 from model.gates import Contest
-from registry.snapshots import SnapshotRow
+from registry.snapshots import SnapshotRow, Snapshots
 from registry.tracker.versions import Version
 from streams import Columns, open_stream
 
@@ -84,9 +86,18 @@ def freeze(parts: Parts, stream: str, path: str | None, until: str, columns: Col
     """The stream's records before the month, as the DVC snapshot `base`; in its order, from which the base can be made again."""
     place = Path(path) if path else None
     records = open_stream(stream, path=place, cache=settings().cache, columns=columns).records()
-    rows = prepare(records, until, parts.params.base.max_records)
-    parts.snapshots.freeze(BASE, rows)
-    return list(parts.snapshots.load(BASE))
+    return frozen(parts.snapshots, prepare(records, until, parts.params.base.max_records))
+
+
+def frozen(snapshots: Snapshots, rows: Sequence[SnapshotRow]) -> list[SnapshotRow]:
+    """The rows as the snapshot `base`. Raises `Conflict` where a base that was begun here and never finished froze others."""
+    kept = snapshots.freeze(BASE, rows)
+    found = list(snapshots.load(BASE))
+    if Counter(found) != Counter(rows):
+        raise Conflict(
+            f"{kept.path} holds the records of another base, which was begun here and not finished; choose another home"
+        )
+    return found
 
 
 @step("train the base")

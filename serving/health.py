@@ -23,12 +23,14 @@ from serving.gateway import Asked, Gateway
 router = APIRouter()
 
 
+@router.head("/health", include_in_schema=False)  # some load balancers ask so
 @router.get("/health")
 async def health() -> dict[str, str]:
     """The process answers. Says nothing of models or storage, so a supervisor does not restart it for their sake."""
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)  # some load balancers ask so
 @router.get("/ready")
 async def ready(request: Request) -> JSONResponse:
     """200 once a version serves, 503 before. `problem` says why what serves may be out of date.

@@ -103,6 +103,7 @@ def test_the_openai_client_works_with_its_api_key_and_names_its_refusals(served:
 def test_health_and_ready_answer_anyone_and_only_a_reader_is_told_who_serves(served: Served) -> None:
     client, reviewer = served.as_("client", "reviewer")
     assert served.http.get("/health").json() == {"status": "ok"}
+    assert [served.http.head(path).status_code for path in ("/health", "/ready")] == [200, 200]
     assert served.http.get("/ready").json() == client.get("/ready").json() == {"ready": True}
     assert reviewer.get("/ready").json()["champion"] == "1"
 
