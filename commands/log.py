@@ -38,8 +38,8 @@ def export(
     from monitoring import archive
 
     with parts_of(home) as parts:
-        folder = to or settings().home / "archive"
-        months = archive.export(parts.events.engine, day(before) or datetime.now(UTC), folder)
+        folder, now = to or settings().home / "archive", datetime.now(UTC)
+        months = archive.export(parts.events.engine, min(day(before) or now, now), folder)
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), "months": [asdict(month) for month in months]}))
         return

@@ -27,7 +27,7 @@ def replay(
     min_rewards: Annotated[int | None, typer.Option(help="Rewards before each step, for each version.", min=1)] = None,
     floor: Annotated[float | None, typer.Option(help="Of several versions, the least share of each.")] = None,
     least_move: Annotated[float | None, typer.Option(help="Of several versions, the least that moves.")] = None,
-    hours: Annotated[float, typer.Option(help="Between two looks.", min=0.01)] = 1.0,
+    hours: Annotated[float, typer.Option(help="Between two looks.", min=0.01, max=8760)] = 1.0,
     home: Annotated[Path | None, HOME] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:

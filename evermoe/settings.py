@@ -9,7 +9,7 @@ import json
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -125,10 +125,14 @@ class GateParams(Section):
     examples_in_all: int = 2000
 
 
+Days = Annotated[int, Field(ge=0, le=36_500)]
+"""A century is for ever, and more than a calendar can subtract fails."""
+
+
 class DriftParams(Section):
     """When a window counts as drifted; see `monitoring/drift.py` for what each score is."""
 
-    window_days: int
+    window_days: Days
     reference_rows: int
     min_rows: int
     label_distance: float
@@ -169,14 +173,14 @@ class RolloutParams(Section):
 class FeedbackParams(Section):
     """Which feedback is taken."""
 
-    window_days: int = 90
+    window_days: Days = 90
     """Days after its request."""
 
 
 class LogParams(Section):
     """How long the event log keeps rows."""
 
-    keep_days: int = 400
+    keep_days: Days = 400
     """Days after its request a row stays in the database in any case; older ones leave it by `evermoe log prune` alone."""
 
 

@@ -20,6 +20,7 @@ from flows.runtime.steps import asked_for, at_moment, step
 from flows.snapshots.freezing import unfrozen
 from flows.snapshots.learned import learned_rows
 from monitoring.drift import DriftPolicy, DriftVerdict, Observed, compare
+from registry.tracker.pages import plain
 
 DETECTED = "evermoe.drift.detected"
 
@@ -73,17 +74,18 @@ def judge(
     with tempfile.TemporaryDirectory() as folder:
         html = Path(folder) / "drift.html"
         verdict = compare(reference, current, policy, seed=0, html=html)
+        reasons = [f"- {plain(reason, 2000)}" for reason in verdict.reasons]  # they name labels, which are users' words
         with parts.tracking.step(month, "drift", now.isoformat()) as run:
             run.params(asdict(policy))
             run.metrics({f"score.{name}": score for name, score in verdict.scores.items()})
             run.metrics({f"threshold.{name}": limit for name, limit in verdict.thresholds.items()})
             run.metrics({"reference_rows": verdict.reference_rows, "current_rows": verdict.current_rows})
-            run.describe("\n".join(f"- {reason}" for reason in verdict.reasons))
+            run.describe("\n".join(reasons))
             run.tags({"evermoe.drifted": str(verdict.drifted).lower(), "evermoe.reasons": "; ".join(verdict.reasons)})
             if html.exists():
                 run.file(html)
     lines = [f"# {'Drift' if verdict.drifted else 'No drift'} in the window before {now:%Y-%m-%d}", ""]
-    lines += [f"- {reason}" for reason in verdict.reasons]
+    lines += reasons
     lines += ["", "| score | value | threshold |", "|---|---|---|"]
     lines += [
         f"| {name} | {score:.3f} | {verdict.thresholds.get(name, float('nan')):.3f} |"

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Boolean, Connection, DateTime, Engine, Float, Table, Text, delete, func, select, type_coerce
 
 from evermoe.errors import BadInput, Conflict, StorageUnavailable
+from evermoe.locks import exclusive
 from evermoe.months import after, end_of, month_of, start_of
 from monitoring.database import storage_errors, writing
 from monitoring.schema import AnyText, AsJson, UtcDateTime, feedback, requests
@@ -73,7 +74,6 @@ def export(engine: Engine, before: datetime, folder: Path) -> tuple[Month, ...]:
     """
     written = []
     with _writing_to(folder), storage_errors(engine), engine.connect() as connection:
-        folder.mkdir(parents=True, exist_ok=True)
         first = connection.scalar(select(func.min(requests.c.at)))
         month = month_of(first) if first else ""
         while first and end_of(month) <= before:
@@ -111,8 +111,11 @@ def prune(
 
 @contextmanager
 def _writing_to(folder: Path) -> Iterator[None]:
+    """One process at a time: two would write the same drafts."""
     try:
-        yield
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder / ".writing"):
+            yield
     except OSError as error:
         raise StorageUnavailable(f"{folder} cannot be written or read: {error.strerror or error}") from None
 
@@ -249,7 +252,11 @@ def _damage(folder: Path, month: Month) -> str | None:
 
 
 def _difference(engine: Engine, folder: Path, month: Month) -> str | None:
-    """Why the database holds something of the month that the files do not. Rows that have left it already are no difference."""
+    """Why the database holds something of the month that the files do not.
+
+    Once its pruning has begun, rows that have left it are no difference, nor are those that came since: they stay, for
+    another part.
+    """
     for table, file in ((requests, month.requests), (feedback, month.feedback)):
         (key,) = table.primary_key.columns.keys()
         with engine.connect() as connection:
@@ -263,7 +270,7 @@ def _difference(engine: Engine, folder: Path, month: Month) -> str | None:
                 if any(row != found.get(row[key], row) for row in rows):
                     return f"a row of {file.name} differs from the database; export the month again"
                 known += len(found)
-        if there > known or (month.state == "exported" and known < file.rows):
+        if month.state == "exported" and (there > known or known < file.rows):
             return f"{file.name} has {file.rows} rows, the database {there}; export the month again"
     return None
 

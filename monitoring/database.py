@@ -25,13 +25,16 @@ def connect(url: str) -> Engine:
     """
     try:
         parsed = make_url(url)
-        if parsed.drivername in ("postgresql", "postgres"):
+        if parsed.get_backend_name() in (
+            "postgresql",
+            "postgres",
+        ):  # whatever driver is named: psycopg is what is installed
             parsed = parsed.set(drivername="postgresql+psycopg")
         family = parsed.get_backend_name()
     except (exc.ArgumentError, ValueError):  # the latter for a port that is no number, as after a password with a slash
         told = without_password(url)
         raise BadInput(f"{told}: not a database address; use sqlite:///FILE or postgresql://USER@HOST/NAME") from None
-    if family == "sqlite" and parsed.database and parsed.database != ":memory:":
+    if parsed.drivername == "sqlite" and parsed.database and parsed.database != ":memory:":
         engine = create_engine(parsed, pool_pre_ping=True, connect_args={"timeout": LOCK_WAIT_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -51,7 +54,12 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # we begin transactions ourselves, see _begin_sqlite
     connection.execute(f"PRAGMA busy_timeout={LOCK_WAIT_SECONDS * 1000}")
     _to_wal(connection)
+    connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows no letter outside ASCII
     connection.execute("PRAGMA synchronous=FULL")  # in WAL mode: every commit is on the disk before it returns
+
+
+def _lower(text: Any) -> Any:
+    return text.lower() if isinstance(text, str) else text
 
 
 def _to_wal(connection: Any) -> None:

@@ -340,7 +340,7 @@ def _write_report(
     from evidently.metrics import ValueDrift
 
     methods = _methods(seed)
-    before, after = _columns(reference, current)
+    before, after = (_drawable(table) for table in _columns(reference, current))
     if not (_has_words(reference) and _has_words(current)):
         del methods["text"]  # Evidently draws the text's words, and there are none
     definition = DataDefinition(
@@ -362,6 +362,13 @@ def _write_report(
         snapshot.save_html(str(path))
     except OSError as error:
         raise BadInput(f"{path}: the drift report cannot be written there ({error.strerror})") from None
+
+
+def _drawable(table: pd.DataFrame) -> pd.DataFrame:
+    """Evidently writes labels into a script as they are, where `</script>` would end it and let another begin."""
+    return table.assign(
+        **{name: table[name].str.replace("<", "\N{FULLWIDTH LESS-THAN SIGN}") for name in ("label", "text")}
+    )
 
 
 def _has_words(rows: Sequence[Observed]) -> bool:

@@ -31,7 +31,7 @@ from monitoring.rows import (
     Row,
     Units,
 )
-from monitoring.schema import feedback, open_database, requests
+from monitoring.schema import FAILED, feedback, open_database, requests
 from monitoring.writer import Writer, request_of
 
 __all__ = [
@@ -127,7 +127,7 @@ class EventLog:
 
         A failure is a loss of its arm: nobody can rate it, and an arm that fails on hard requests would be judged by the easy
         ones. It counts from the moment of its request, so feedback on what there was of the answer comes second and changes
-        nothing. A client that left in mid-stream is no failure (`CLIENT_LEFT`).
+        nothing. A client that left in mid-stream is no failure (`CLIENT_LEFT`), nor one whose stop string left nothing.
 
         In order of arrival: feedback as it was stored, whatever its times say, and each failure before the first feedback
         that is later than its request; at the same moment the feedback comes first.
@@ -151,7 +151,7 @@ class EventLog:
                 requests.c.api_key,
             )
             .join_from(requests, feedback, feedback.c.response_id == requests.c.id)
-            .where(requests.c.rollout == rollout, feedback.c.counted, or_(requests.c.error.is_(None), ~_FAILED))
+            .where(requests.c.rollout == rollout, feedback.c.counted, or_(requests.c.error.is_(None), ~FAILED))
             .order_by(feedback.c.sequence)
         )
         failed_query = (
@@ -164,7 +164,7 @@ class EventLog:
                 requests.c.shares,
                 requests.c.api_key,
             )
-            .where(requests.c.rollout == rollout, _FAILED)
+            .where(requests.c.rollout == rollout, FAILED)
             .order_by(requests.c.at, requests.c.id)
         )
         with storage_errors(self.engine), self.engine.connect() as connection:
@@ -248,7 +248,6 @@ class EventLog:
         turn = func.row_number().over(partition_by=requests.c.unit, order_by=(requests.c.at, requests.c.id))
         words = func.replace(func.lower(func.trim(requests.c.output, SPACE)), "\u2019", "'")
         refused = [words.startswith(start.lower().replace("\u2019", "'"), autoescape=True) for start in refusals]
-        failed = and_(requests.c.error.is_not(None), _FAILED)
         turns = select(
             requests.c.at,
             requests.c.id,
@@ -256,7 +255,7 @@ class EventLog:
             requests.c.version,
             requests.c.propensity,
             requests.c.shares,
-            case((failed, True), else_=False).label("failed"),
+            case((FAILED, True), else_=False).label("failed"),
             case((requests.c.latency_ms > slow_ms, True), else_=False).label("slow"),
             case((and_(requests.c.error.is_(None), or_(words == "", *refused)), True), else_=False).label("empty"),
             turn.label("turn"),
@@ -276,7 +275,6 @@ class EventLog:
 
 SPACE = " \t\n\r\v\f\u00a0\u200b\u3000\ufeff"
 """What says nothing, by itself and before other words."""
-_FAILED = requests.c.error.not_like(f"%{CLIENT_LEFT}")  # at the end, because older rows name the exception before it
 _counted = feedback.alias("counted")
 _labelled = feedback.alias("labelled")
 _first_labels = (

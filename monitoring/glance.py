@@ -12,7 +12,7 @@ from statistics import median
 from sqlalchemy import Engine, and_, case, func, literal_column, select
 
 from monitoring.database import storage_errors
-from monitoring.schema import feedback, requests
+from monitoring.schema import FAILED, feedback, requests
 
 RECENT = 10_000
 """Requests whose latency is looked at, and rated answers whose experts are: the latest of the rollout."""
@@ -22,7 +22,10 @@ _counted = and_(feedback.c.response_id == requests.c.id, literal_column("feedbac
 
 @dataclass(frozen=True)
 class ArmGlance:
-    """One arm of a rollout. `rated` answers have their counted feedback; latencies are nearest-rank percentiles."""
+    """One arm of a rollout. `rated` answers have their counted feedback; latencies are nearest-rank percentiles.
+
+    A client that left is no failure.
+    """
 
     arm: str
     requests: int
@@ -64,7 +67,7 @@ def glance(engine: Engine, rollout: str, recent: int = RECENT) -> Glance:
         select(
             requests.c.arm,
             func.count().label("requests"),
-            func.sum(case((requests.c.error.is_not(None), 1), else_=0)).label("failed"),
+            func.sum(case((FAILED, 1), else_=0)).label("failed"),
             func.count(feedback.c.key).label("rated"),
         )
         .join_from(requests, feedback, _counted, isouter=True)

@@ -17,6 +17,8 @@ MAX_NAME_LENGTH = 256
 
 CLIENT_LEFT = "the client left before the end"
 """The `error` of a request whose client left in mid-stream: no fault of the arm."""
+CUT_TO_NOTHING = "the client's own stop string left nothing"
+"""The `error` of a text of which the client's `stop` left nothing: it says how it was asked, and nothing of the arm."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
     inspect,
     select,
     text,
@@ -35,6 +36,7 @@ from sqlalchemy.types import TypeDecorator
 
 from evermoe.errors import HomeTooNew
 from monitoring.database import connect, storage_errors, writing
+from monitoring.rows import CLIENT_LEFT, CUT_TO_NOTHING
 
 SCHEMA_VERSION = 3
 PART = "events"
@@ -147,6 +149,13 @@ feedback = Table(
     UniqueConstraint("api_key", "key", name="feedback_key_once"),  # each client has idempotency keys of its own
     sqlite_autoincrement=True,
 )
+
+FAILED = and_(
+    requests.c.error.is_not(None),
+    # at the end, because older rows name the exception before it
+    *(requests.c.error.not_like(f"%{no_fault}") for no_fault in (CLIENT_LEFT, CUT_TO_NOTHING)),
+)
+"""Requests of which the arm is to blame that they have no answer."""
 
 # One counted feedback a response, held by the database itself: two gateways may write at the same moment.
 _counted_once = Index(

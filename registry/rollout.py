@@ -36,6 +36,9 @@ FOLLOWS: dict[str, Status] = {"open": "running", "pause": "paused", "resume": "r
 """What a rollout is after an action; after any other it is what it was."""
 
 
+MOST_DAYS = 36_500
+
+
 @dataclass(frozen=True)
 class Policy:
     """How a rollout climbs, and what ends it.
@@ -75,10 +78,10 @@ class Policy:
             raise BadInput("rollout floor must be above 0 and at most 0.5, least_move 0 or more and below 1")
         if self.unnamed_per_key < 0:
             raise BadInput("rollout unnamed_per_key is a count of rewards, 0 or more")
-        if self.min_rewards_per_step < 1 or self.max_rewards < 1 or self.max_days <= 0 or self.feedback_days <= 0:
-            raise BadInput(
-                "rollout min_rewards_per_step and max_rewards must be 1 or more, max_days and feedback_days above 0"
-            )
+        if self.min_rewards_per_step < 1 or self.max_rewards < 1:
+            raise BadInput("rollout min_rewards_per_step and max_rewards must be 1 or more")
+        if not all(0 < days <= MOST_DAYS for days in (self.max_days, self.feedback_days)):
+            raise BadInput(f"rollout max_days and feedback_days must be above 0 and at most {MOST_DAYS}")
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class Generation:
     """
 
     def __init__(self, model: Servable, prompt: str, how: Sampling, streamed: bool) -> None:
-        self._model, self._prompt, self._how, self._streamed = model, prompt, how, streamed
+        self._model, self.prompt, self._how, self._streamed = model, prompt, how, streamed
         self._loop = asyncio.get_running_loop()
         self._making: Generator[str, None, Generated] | None = None
         self._pieces: deque[object] = deque()
@@ -121,7 +121,7 @@ class Generation:
         if self._making is None:
             how = self._how
             self._making = self._model.generate(
-                self._prompt, max_new_tokens=how.new_tokens, temperature=how.temperature, stop=how.stop, seed=how.seed
+                self.prompt, max_new_tokens=how.new_tokens, temperature=how.temperature, stop=how.stop, seed=how.seed
             )
         return self._making
 
@@ -158,6 +158,11 @@ class Generation:
         finally:
             self.leave()
 
+    @property
+    def cut_to_nothing(self) -> bool:
+        """Whether the client's own stop string left nothing of what the model made."""
+        return bool(self._how.stop and self.output_tokens and self.finish_reason == "stop" and not self.text.strip())
+
     async def _next(self) -> object:
         while not self._pieces:
             self._come.clear()
@@ -165,8 +170,15 @@ class Generation:
         return self._pieces.popleft()
 
     def leave(self) -> None:
-        """Stop the model at its next piece; if it still waits for a worker, it need not begin."""
+        """Stop the model at its next piece; if it still waits for a worker, it need not begin.
+
+        What there is by then of a text that is not streamed is its text.
+        """
         self.over.cancel()
+        while self._pieces and not self._streamed:
+            if isinstance(piece := self._pieces.popleft(), str):
+                self.text += piece
+                self.output_tokens += 1
 
 
 @dataclass(frozen=True)
@@ -242,7 +254,7 @@ class Engine:
         """Begin to continue `prompt`; of a text that is not `streamed` all pieces come at its end. Raises `Overloaded`."""
         generation = Generation(model, prompt, how, streamed)
         self._take_place()
-        generation.over.add_done_callback(self._done)
+        generation.over.add_done_callback(lambda over: self._forget(generation, over))
         with self._lock:
             self._new.append(generation)
             more = self._turning < self._workers
@@ -260,13 +272,14 @@ class Engine:
         """A turn of one text on this worker, which then comes back, behind those that wait for it now, for the next."""
         with self._lock:
             if self._new and self._begun < TEXTS_AT_ONCE:
-                text = self._new.popleft()
+                self._going.append(
+                    self._new.popleft()
+                )  # behind the others: short ones that keep coming stop no long one
                 self._begun += 1
-            elif self._going:
-                text = self._going.popleft()
-            else:
+            if not self._going:
                 self._turning -= 1
                 return
+            text = self._going.popleft()
         goes_on = text.work(TURN_SECONDS)
         with self._lock:
             if goes_on:
@@ -287,6 +300,13 @@ class Engine:
             if self._waiting >= self._most_waiting:
                 raise Overloaded(f"{self._waiting} requests wait for the model already; try again in a second")
             self._waiting += 1
+
+    def _forget(self, generation: Generation, over: Future[None]) -> None:
+        """A text that was left before it began is not kept with its prompt until others end."""
+        self._done(over)
+        if over.cancelled():
+            with self._lock, suppress(ValueError):
+                self._new.remove(generation)
 
     def _done(self, _: Future[Any]) -> None:
         with self._lock:

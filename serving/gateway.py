@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from evermoe.errors import BadInput, EvermoeError, StorageUnavailable
 from monitoring.events import EventLog, Feedback, Receipt, Request
-from monitoring.rows import CLIENT_LEFT
+from monitoring.rows import CLIENT_LEFT, CUT_TO_NOTHING
 from serving.answers import Kind, Usage, new_id
 from serving.engine import Classified, Engine, Generation, Sampling
 from serving.router import Route, Router
@@ -117,7 +117,8 @@ class Gateway:
     async def finish(self, asked: Asked, generation: Generation) -> Usage:
         """Record a whole text; the row is durable when this returns. Raises `StorageUnavailable` if it cannot be."""
         usage = Usage(generation.prompt_tokens, generation.output_tokens)
-        await self.record(self._row(asked, generation.text, usage))
+        error = CUT_TO_NOTHING if generation.cut_to_nothing else None
+        await self.record(self._row(asked, generation.text, usage, error=error))
         return usage
 
     async def failed(self, asked: Asked, generation: Generation, error: Exception) -> None:

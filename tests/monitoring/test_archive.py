@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -160,6 +161,27 @@ def test_a_month_that_is_half_way_out_is_not_exported_over(filled: EventLog, tmp
     manifest.write_text(manifest.read_text().replace('"exported"', '"pruning"', 1))
     with pytest.raises(Conflict, match="finish with `evermoe log prune`"):
         archive.export(filled.engine, IN_JULY, tmp_path)
+
+
+def test_a_row_that_comes_while_its_month_is_half_way_out_is_part_of_the_next_export(
+    filled: EventLog, tmp_path: Path
+) -> None:
+    archive.export(filled.engine, IN_JULY, tmp_path)
+    manifest = tmp_path / archive.MANIFEST
+    manifest.write_text(manifest.read_text().replace('"exported"', '"pruning"', 1))
+    filled.record(a_request("straggler", at=MAY))
+    filled.record(a_feedback("late", "05-0", at=IN_JULY))
+    assert archive.prune(filled.engine, IN_JULY, tmp_path, no_reason)[1] == ()
+    (part,) = archive.export(filled.engine, IN_JULY, tmp_path)
+    assert (part.part, part.requests.rows, part.feedback.rows) == (2, 2, 1)  # the rated one stayed with its feedback
+    assert {row["id"] for row in rows_of(tmp_path, "requests")} >= {"straggler", *(f"05-{n}" for n in range(6))}
+
+
+def test_two_exports_at_once_write_the_same_folder_one_after_the_other(filled: EventLog, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        done = list(pool.map(lambda _: archive.export(filled.engine, IN_JULY, tmp_path / "new"), range(12)))
+    assert all(one == done[0] for one in done)
+    assert len(rows_of(tmp_path / "new", "requests")) == 10
 
 
 def test_a_manifest_that_cannot_be_read_is_told_in_one_line(log: EventLog, tmp_path: Path) -> None:

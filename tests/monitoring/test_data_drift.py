@@ -206,3 +206,15 @@ def test_one_odd_text_among_texts_that_are_all_alike_in_form_is_no_drift(odd: st
     assert not verdict.drifted, verdict.reasons
     odder = [Observed(f"{one.text} ?!?!", "a") for one in window]
     assert compare(texts(300), odder, POLICY, seed=0, html=None).drifted
+
+
+def test_a_label_ends_no_script_of_the_report(tmp_path: Path) -> None:
+    html, hostile = tmp_path / "drift.html", "</script><img src=x onerror=alert(1)>"
+    before = notes(60, 1)
+    after = [*notes(60, 2), *(Observed(f"fix {hostile} {n}", hostile) for n in range(40))]
+    verdict = compare(before, after, POLICY, seed=3, html=html)
+    written = html.read_text(encoding="utf-8")
+    assert any(hostile in reason for reason in verdict.reasons)
+    assert "onerror=alert" in written  # it is drawn
+    assert "<img src=x" not in written
+    assert "</script><img" not in written

@@ -12,6 +12,7 @@ from sqlalchemy import update
 
 from evermoe.errors import BadInput, Conflict, Expired, HomeTooNew, NotFound, StorageUnavailable
 from monitoring.events import CLIENT_LEFT, Answered, Counts, EventLog, Receipt, Reward
+from monitoring.rows import CUT_TO_NOTHING
 from monitoring.schema import schema_versions
 
 
@@ -231,7 +232,7 @@ def test_a_failed_answer_that_has_feedback_counts_once_and_as_failed(log: EventL
     assert log.rewards("2025-06") == [Reward("r1", "ann", True, "champion", "3", 0.95, 0.0, NOON, NOON, False)]
 
 
-@pytest.mark.parametrize("error", [CLIENT_LEFT, f"ConnectionError: {CLIENT_LEFT}"])
+@pytest.mark.parametrize("error", [CLIENT_LEFT, f"ConnectionError: {CLIENT_LEFT}", CUT_TO_NOTHING])
 def test_a_client_that_left_before_the_end_is_no_fault_of_the_arm(log: EventLog, error: str) -> None:
     log.record(a_request("r1", error=error))
     log.record(a_request("r2", error=error))

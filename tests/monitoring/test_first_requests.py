@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from monitoring.events import CLIENT_LEFT, EventLog, Met, Units
+from monitoring.rows import CUT_TO_NOTHING
 from tests.monitoring.rows_for_tests import MINUTE, NOON, a_request
 
 
@@ -34,7 +35,9 @@ def test_what_went_wrong_is_marked_once(log: EventLog) -> None:
     asked(log, 6, "f", output="not sorry")
     asked(log, 7, "g", output="\n\u00a0\t\r\n")
     asked(log, 8, "h", output="\n I\u2019m sorry, but no")
-    found = log.first_requests("2025-06", slow_ms=1000, refusals=["i'm SORRY"])
+    asked(log, 9, "i", output="Извините, но я не могу")
+    asked(log, 10, "j", output="", error=CUT_TO_NOTHING)
+    found = log.first_requests("2025-06", slow_ms=1000, refusals=["i'm SORRY", "извините, но"])
     assert [(one.failed, one.slow, one.empty) for one in found] == [
         (True, False, False),
         (False, False, False),
@@ -44,6 +47,8 @@ def test_what_went_wrong_is_marked_once(log: EventLog) -> None:
         (False, False, False),
         (False, False, True),
         (False, False, True),
+        (False, False, True),
+        (False, False, False),
     ]
 
 

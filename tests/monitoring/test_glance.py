@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from monitoring.events import EventLog
+from monitoring.events import CLIENT_LEFT, EventLog
 from monitoring.expert_rewards import compare
 from monitoring.glance import ArmGlance, Rated, glance
 from tests.monitoring.rows_for_tests import MINUTE, NOON, a_feedback, a_request
@@ -14,7 +14,7 @@ def test_a_glance_shows_each_arm_of_its_rollout_and_who_has_said_nothing_yet(log
     log.record(a_request("old", rollout="2025-05", latency_ms=9000.0))
     for number in range(1, 101):
         arm = "challenger" if number > 98 else "champion"
-        error = "timeout" if number == 1 else None
+        error = {1: "timeout", 3: CLIENT_LEFT}.get(number)
         log.append(a_request(f"r{number}", at=NOON, arm=arm, latency_ms=float(number), error=error))
     log.append(a_feedback("k2", "r2", at=NOON + 4 * MINUTE, score=1.0))
     log.append(a_feedback("k3", "r2", at=NOON + 9 * MINUTE, score=0.0))

@@ -169,6 +169,55 @@ def test_a_short_text_that_comes_later_ends_sooner() -> None:
     engine.close()
 
 
+def test_short_texts_that_keep_coming_stop_no_long_one() -> None:
+    model = Slow()
+    engine = Engine(lambda version: model)
+
+    async def scene() -> int:
+        long = asyncio.create_task(drained(engine.generate(model, "long", Sampling(40))))
+        asked = 0
+        while not long.done():
+            await asyncio.gather(*(drained(engine.generate(model, "short", Sampling(1))) for _ in range(3)))
+            asked += 3
+        return asked
+
+    assert asyncio.run(scene()) < 200  # 40 pieces take eight turns
+    engine.close()
+
+
+def test_a_text_that_was_left_before_it_began_is_not_kept() -> None:
+    model = Slow()
+    engine = Engine(lambda version: model)
+
+    async def scene() -> int:
+        long = [engine.generate(model, "long", Sampling(1000)) for _ in range(TEXTS_AT_ONCE)]
+        for _ in range(50):
+            engine.generate(model, "left", Sampling(1000)).leave()
+        kept = sum(one.prompt == "left" for one in (*engine._new, *engine._going))
+        for one in long:
+            one.leave()
+        return kept
+
+    assert asyncio.run(scene()) == 0
+    engine.close()
+
+
+def test_of_a_whole_text_that_was_left_there_is_what_was_made() -> None:
+    model = Slow()
+    engine = Engine(lambda version: model)
+
+    async def scene() -> tuple[str, int, bool]:
+        generation = engine.generate(model, "a", Sampling(1000), streamed=False)
+        await asyncio.sleep(0.1)
+        generation.leave()
+        return generation.text, generation.output_tokens, generation.cut_to_nothing
+
+    text, tokens, cut = asyncio.run(scene())
+    assert (text, cut) == ("a" * tokens, False)
+    assert tokens > 3
+    engine.close()
+
+
 def test_pieces_without_text_wake_nobody() -> None:
     class Silent(Slow):
         def generate(self, prompt: str, *, max_new_tokens: int, **how: Any) -> Generator[str, None, Generated]:

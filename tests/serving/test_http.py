@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from model import LanguageModel
 from model.language import Classification
 from monitoring.events import Counts
-from monitoring.rows import CLIENT_LEFT
+from monitoring.rows import CLIENT_LEFT, CUT_TO_NOTHING
 from tests.serving.conftest import Served, wait_for
 
 OTHER = "the model 'other' is not served here; ask for one of evermoe, evermoe:1"
@@ -216,6 +216,16 @@ def test_a_client_that_gives_up_on_a_whole_answer_frees_the_model_and_leaves_a_r
         assert served.engine.waiting == 1  # the one that holds the worker
     with sqlite3.connect(served.database) as database:
         assert database.execute("SELECT output, error FROM requests").fetchall() == [("", CLIENT_LEFT)]
+
+
+def test_a_text_of_which_the_clients_own_stop_leaves_nothing_is_no_empty_answer_of_its_arm(served: Served) -> None:
+    body = {"model": "evermoe", "prompt": "fix the", "max_tokens": 4}
+    free = served.http.post("/v1/completions", json=body).json()["choices"][0]["text"]
+    assert free.strip()
+    for stop, error in (([free.strip()[0]], CUT_TO_NOTHING), (["no such words"], None)):
+        answer = served.http.post("/v1/completions", json=body | {"stop": stop}).json()
+        row = served.events.request(answer["id"])
+        assert (row.output.strip() == "", row.error) == (error is not None, error)
 
 
 @pytest.mark.parametrize("dice", [{"seed": 2**64 - 1}, {"seed": -(2**63)}, {"temperature": 1e-60, "seed": 1}])
