@@ -11,6 +11,7 @@ from rows_for_tests import MINUTE, NOON, a_feedback, a_request
 from sqlalchemy import update
 
 from evermoe.errors import BadInput, Conflict, Expired, HomeTooNew, NotFound, StorageUnavailable
+from monitoring.database import connect
 from monitoring.events import CLIENT_LEFT, Answered, Counts, EventLog, Receipt, Reward
 from monitoring.rows import CUT_TO_NOTHING
 from monitoring.schema import schema_versions
@@ -350,7 +351,14 @@ def test_a_log_of_a_newer_version_is_refused(url: str) -> None:
         EventLog(url)
 
 
-@pytest.mark.parametrize("address", ["nonsense", "mysql://root@127.0.0.1/x", "sqlite://", "sqlite:///:memory:"])
+@pytest.mark.parametrize("driver", ["", "+psycopg2", "+asyncpg", "+psycopg"])
+def test_postgresql_is_spoken_by_the_driver_that_is_installed_whatever_its_address_says(driver: str) -> None:
+    assert connect(f"postgresql{driver}://root@127.0.0.1/test").driver == "psycopg"
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "mysql://root@127.0.0.1/x", "sqlite://", "sqlite:///:memory:", "sqlite+aiosqlite:///x.db"]
+)
 def test_an_address_we_do_not_know_is_refused(address: str) -> None:
     with pytest.raises(BadInput, match="sqlite:///FILE or postgresql://"):
         EventLog(address)

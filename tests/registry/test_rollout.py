@@ -152,6 +152,12 @@ def test_an_automatic_step_does_not_move_a_rollout_that_was_paused_meanwhile() -
         transition(opened(status="paused"), Decision("advance", 0.5, "late"), OPENED)
 
 
+@pytest.mark.parametrize("days", [{"feedback_days": float("inf")}, {"max_days": 1e9}, {"feedback_days": 0}])
+def test_days_that_no_calendar_has_are_refused(days: dict[str, float]) -> None:
+    with pytest.raises(BadInput, match="at most 36500"):
+        Policy(**days)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("shares", [(), (0.1, 0.1), (0.5, 0.25), (0.0, 0.5), (0.5, 1.0)])
 def test_a_ramp_that_does_not_rise_within_zero_and_one_is_refused(shares: tuple[float, ...]) -> None:
     with pytest.raises(BadInput, match="shares"):
