@@ -124,7 +124,8 @@ def run(stage: Stage, methods: Sequence[str], options: argparse.Namespace, folde
 def key_of(stage: Stage) -> str:
     """The folder of this stream, these months and this base: its parameters, and the code that makes it."""
     content = [repr((stage.base, stage.months)), stage.params.model_dump_json(include={"model", "base"})]
-    return digest(*content, *code("model", "flows/learning/base.py", "flows/learning/examples.py"))[:16]
+    makes = code("model", "evermoe/words.py", *(f"flows/learning/{name}.py" for name in ("base", "examples", "recipe")))
+    return digest(*content, *makes, *code("benchmarks/continual_course.py"))[:16]
 
 
 def course_folder(stage: Stage, method: str, seed: int, folder: Path) -> Path:

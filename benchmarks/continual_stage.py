@@ -6,7 +6,6 @@ Knows the command line and the streams; no method and no figure.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from evermoe.errors import BadInput
 from evermoe.months import month_of
 from evermoe.settings import Params, use_home
-from flows.learning.base import prepare
+from flows.learning.base import prepare, rows_of
 from registry.snapshots import SnapshotRow
 from streams import STREAMS, Columns, Record, open_stream
 
@@ -49,7 +48,7 @@ def stream_arguments(documentation: str | None) -> argparse.ArgumentParser:
     for name in ("at", "text", "label"):
         parser.add_argument(f"--{name}", help=f"column of the {name} (files); usual names are found without it")
     parser.add_argument("--labels", type=at_least(2), help="only the so many commonest labels; without it, all")
-    parser.add_argument("--months", type=at_least(1), help="months to learn, the last of the stream (default 12)")
+    parser.add_argument("--months", type=at_least(2), help="months to learn, the last of the stream (default 12)")
     parser.add_argument("--seeds", type=at_least(1), help="how often all is done (default 3)")
     parser.add_argument("--quick", action="store_true", help="one seed, four months, a base of 3,000 records")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -93,13 +92,13 @@ def open_records(options: argparse.Namespace) -> Iterable[Record]:
 def stage_of(records: Sequence[Record], params: Params, count: int) -> Stage:
     """The base's rows and the last months. Raises `BadInput` for a stream that is too short to have both."""
     months = sorted({month_of(record.at) for record in records})
-    last = months[-count - 1 :] if len(months) > count + 1 else months[len(months) // 2 :]
-    if len(last) < FEWEST_MONTHS:
+    if len(months) <= FEWEST_MONTHS:
         raise BadInput(
             f"the stream has {len(months)} months; four and more are needed to learn some and be asked others"
         )
+    last = months[-count - 1 :] if len(months) > count + 1 else months[-max(FEWEST_MONTHS, len(months) // 2) :]
     rows: dict[str, list[SnapshotRow]] = {name: [] for name in last}
-    for row in prepare([record for record in records if month_of(record.at) >= last[0]], "9999-12", sys.maxsize):
+    for row in rows_of([record for record in records if month_of(record.at) >= last[0]]):
         rows[month_of(row.at)].append(row)
     base = prepare(records, last[0], params.base.max_records)
     return Stage(tuple(base), {name: tuple(some) for name, some in rows.items()}, params)

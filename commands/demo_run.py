@@ -179,7 +179,7 @@ class Replay:
 
         from flows.rollout import rollout
 
-        if parts.ledger.running() is None:
+        if not in_motion(parts, now):
             outcome.shares.append(0.0)
             return
         with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # it costs a second a flow
@@ -262,6 +262,21 @@ def compare(answers: list[Answer], frozen: LanguageModel, past: list[Example]) -
     }
 
 
+def in_motion(parts: Parts, now: datetime) -> bool:
+    """Whether a look could find something to do: a flow takes its time, and most days of a demo nobody is on trial."""
+    from flows.gates.trial import WAITS_FOR
+    from flows.runtime.parts import policy_of
+    from registry.deciding import is_watched
+    from registry.rollout import in_force
+
+    rollouts = parts.ledger.list()
+    if not rollouts or rollouts[-1].open:
+        return bool(rollouts)
+    last = in_force(reversed(rollouts))
+    watched = last is not None and is_watched(last, policy_of(parts.params), now)
+    return watched or any(one.tags.get(WAITS_FOR) == rollouts[-1].id for one in parts.versions.all())
+
+
 def why_idle(parts: Parts, month: str) -> str:
     """Why nobody would be on trial after the update of `month`."""
     made = [version for version in parts.versions.all() if version.month.startswith(month)]
@@ -269,8 +284,9 @@ def why_idle(parts: Parts, month: str) -> str:
         from flows.gates.checks import stopped
 
         return "; ".join(f"{one['check']}: {one['reason']}" for one in stopped(parts, month)) or "no update"
-    if failed := made[-1].tags.get("evermoe.gates_failed"):
-        return f"version {made[-1].version} failed a gate: {failed}"
+    tags = made[-1].tags
+    if tags.get("evermoe.gates") == "failed":
+        return f"version {made[-1].version} failed a gate: {tags.get('evermoe.gates_failed', '')}"
     return "no challenger on trial"
 
 

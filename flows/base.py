@@ -37,9 +37,8 @@ def take_in(parts: Parts, model: LanguageModel, rows: Sequence[SnapshotRow], unt
             {name: getattr(every, name) for name in ("calibration_error", "macro_f1", "latency_ms", "memory_bytes")}
         )
     origin = "from nothing" if parts.params.base.pretrained is None else f"from {parts.params.base.pretrained}"
-    lesson = (
-        f"The base: trained {origin} on {len(rows):,} records before {until}, {len(model.labels)} labels. "
-        f"Held-out accuracy {figures['all'].accuracy:.1%}."
+    lesson = f"The base: trained {origin} on {len(rows):,} records before {until}, {len(model.labels)} labels. " + (
+        f"Held-out accuracy {figures['all'].accuracy:.1%}." if figures["all"].examples else "None was held out."
     )
     card = Card(
         BASE,

@@ -15,7 +15,8 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from evermoe.errors import Conflict, NotFound
-from flows.gates.trial import put_on_trial, waiting
+from flows.gates.trial import end_of_wait
+from flows.review.account import present
 from flows.runtime.parts import Parts, open_parts, policy_of
 from flows.runtime.steps import at_moment, step
 from registry.actions.controls import Controls
@@ -47,8 +48,8 @@ def rollout(now: datetime | None = None) -> Decision | None:
         on_trial = parts.ledger.running()
         if on_trial is None:
             decision = look_back(parts, controls, policy, now)
-            if decision is None and (next_one := waiting(parts)) is not None:
-                put_on_trial(parts, next_one, now, held)
+            for waited in end_of_wait(parts, now, held):
+                present(parts, waited)
             return decision
         proof = weigh(parts, on_trial, policy, now)
         ahead = outlook(on_trial, proof, policy, now, watch(parts.events, on_trial, policy, now))

@@ -17,10 +17,9 @@ from pathlib import Path
 from evermoe.errors import BadInput, StorageUnavailable
 from evermoe.words import as_name
 from streams.dates import parse_moment
-from streams.record import LoadedStream, Progress, Record, Rejected
+from streams.record import MAX_TEXT, LoadedStream, Progress, Record, Rejected
 from streams.tables import Row, read_table
 
-MAX_TEXT = 150_000  # characters; longer is a file in a cell, not something somebody asked, and no body of a request
 MAX_NAME = {"label": 256, "unit": 512}  # characters; what the event log and the gateway take
 
 USUAL_NAMES = {

@@ -18,7 +18,7 @@ from pathlib import Path
 from evermoe.errors import BadInput
 from evermoe.words import as_name
 from streams.dates import PLAUSIBLE_YEARS
-from streams.record import LoadedStream, Record
+from streams.record import MAX_TEXT, LoadedStream, Record
 
 ROOT_LABEL = "(root)"
 FIELDS = ("%H", "%at", "%aE", "%s")
@@ -77,6 +77,9 @@ def open_git(repository: Path) -> LoadedStream:
         if not commit.subject.strip():
             left_out["commit without a subject"] += 1
             continue
+        if len(commit.subject) > MAX_TEXT:
+            left_out[f"commit with a subject of more than {MAX_TEXT:,} characters"] += 1
+            continue
         if commit.id in cut_off:
             left_out["commit at the edge of a shallow clone, which seems to change everything"] += 1
             continue
@@ -89,7 +92,7 @@ def open_git(repository: Path) -> LoadedStream:
 
 def _label(paths: tuple[str, ...]) -> str | None:
     directories = (as_name(path.split("/", 1)[0]) for path in paths if "/" in path)
-    return next(directories, ROOT_LABEL if paths else None)
+    return next(filter(None, directories), ROOT_LABEL if paths else None)
 
 
 def _edge_of_shallow(repository: Path) -> frozenset[str]:
@@ -117,6 +120,7 @@ def _log(repository: Path, head: str) -> Iterator[Commit]:
             "--encoding=UTF-8",
             "--raw",
             "--no-renames",
+            "--ignore-submodules=none",
             "-z",
         ),
         *("--no-color", "--no-ext-diff", f"--format={'%x00'.join(FIELDS)}"),

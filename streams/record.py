@@ -15,6 +15,9 @@ from typing import Protocol
 from evermoe.errors import BadInput
 from evermoe.months import month_of
 
+MAX_TEXT = 150_000
+"""Characters; longer is a file in a cell, not something somebody asked, and no body of a request."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

@@ -68,10 +68,12 @@ def worst_of(looks: Sequence[tuple[Check, ...]]) -> tuple[Check, ...]:
     return tuple(min(checks, key=lambda check: check.passed) for checks in zip(*looks, strict=True))
 
 
-def enough(material: Material, least: int) -> tuple[Check, ...]:
-    """The check of what is left to learn from, where it fails."""
+def enough(material: Material, least: int, already: str = "") -> tuple[Check, ...]:
+    """The check of what is left to learn from, where it fails. `already` says who has learned it."""
     if len(material.domain) >= least and material.new_exam:
         return ()
+    if already:
+        return (Check(ENOUGH, False, 0.0, float(least), f"{already}; there is nothing new to learn"),)
     reason = (
         f"{len(material.domain)} labelled examples to learn from and {len(material.new_exam)} to examine with are too few, "
         f"{least} and 1 are needed; they stay for the next month"

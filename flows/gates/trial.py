@@ -60,8 +60,13 @@ def put_on_trial(parts: Parts, challenger: Version, now: datetime, held: Lease |
     assert champion is not None
     controls = Controls(parts.ledger, parts.versions, parts.tracking, held)
     by = "flow rollout" if held else "flow monthly"
-    if parts.ledger.find(period, str(challenger.parent)) is not None:
+    against = [one for one in parts.ledger.list() if one.champion == challenger.parent]
+    if any(tried.version == challenger.version for one in against for tried in one.challengers):
         controls.settle()  # whoever opened it may have died before the alias was set
+        return
+    if others := [one for one in against if one.month == period]:
+        taken = f"rollout {others[0].id} of {period} tried other versions; the next update learns {period} anew"
+        parts.versions.tag(challenger.version, {WHY_UNTRIED: taken})
         return
     if champion.version != challenger.parent:
         gone = (
@@ -85,11 +90,20 @@ def put_on_trial(parts: Parts, challenger: Version, now: datetime, held: Lease |
     controls.open(opened, by=by, evidence={"overrides": said} if said else None)
 
 
-def waiting(parts: Parts) -> Version | None:
-    """The challenger that waited for the last rollout, which has ended since and left the champion it was made from in place."""
-    rollouts, champion = parts.ledger.list(), parts.versions.champion()
-    if champion is None or not rollouts or rollouts[-1].open:
-        return None
-    waited = (one for one in parts.versions.all() if one.tags.get(WAITS_FOR) == rollouts[-1].id)
-    ready = [one for one in waited if one.parent == champion.version]
-    return max(ready, key=lambda one: one.month, default=None)
+def end_of_wait(parts: Parts, now: datetime, held: Lease) -> list[str]:
+    """The challenger that waited for the last rollout, once that has ended, is put on trial where its champion stayed.
+
+    Of several the one of the latest month. Returns all that waited; of one that is not put on trial, a tag says why.
+    """
+    rollouts = parts.ledger.list()
+    if not rollouts or rollouts[-1].open:
+        return []
+    waited = [one for one in parts.versions.all() if one.tags.get(WAITS_FOR) == rollouts[-1].id]
+    for one in sorted(waited, key=lambda one: one.month, reverse=True):
+        if (chosen := parts.ledger.running()) is None:
+            put_on_trial(parts, one, now, held)
+        else:
+            later = f"version {chosen.challenger} was tried in its place; the next update learns {one.month} anew"
+            parts.versions.tag(one.version, {WHY_UNTRIED: later})
+        parts.versions.untag(one.version, WAITS_FOR)
+    return [one.version for one in waited]

@@ -34,16 +34,21 @@ EXAM_MONTHS = 6
 
 def prepare(records: Sequence[Record], until: str, most: int) -> list[SnapshotRow]:
     """The latest `most` labelled records before the month `until`. Raises `BadInput` where there is nothing to tell apart."""
-    rows = [
-        SnapshotRow(record.text, record.label, record.unit, record.at, f"{record.source}-{index}")
-        for index, record in enumerate(records)
-        if record.label is not None and record.at < start_of(until)
-    ][-most:]
+    rows = [row for row in rows_of(records) if row.at < start_of(until)][-most:]
     labels = {example.label for example in split(rows).train}
     if len(labels) < 2:
         what = f"only the label {labels.pop()!r} to learn from" if labels else "no labelled record to learn from"
         raise BadInput(f"before {until} the stream has {what}; a base needs two labels or more: choose a later month")
     return rows
+
+
+def rows_of(records: Sequence[Record]) -> list[SnapshotRow]:
+    """The labelled records as rows."""
+    return [
+        SnapshotRow(record.text, record.label, record.unit, record.at, f"{record.source}-{index}")
+        for index, record in enumerate(records)
+        if record.label is not None
+    ]
 
 
 def learn(

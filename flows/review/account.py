@@ -98,7 +98,8 @@ def untried(version: Version) -> Told:
     """Why a version has met no user yet, from its tags."""
     if version.parent is None:
         return Told("It is the first, and champion at once: there was nobody to compare it with.")
-    if failed := version.tags.get("evermoe.gates_failed"):
+    failed = version.tags.get("evermoe.gates_failed")
+    if failed and version.tags.get("evermoe.gates") == "failed":  # and was not let go by a person
         return Told(
             f"Version {version.parent} stays: this one failed at the gates, and meets no users.", (("why", failed),)
         )

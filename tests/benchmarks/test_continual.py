@@ -14,7 +14,9 @@ import pytest
 
 from benchmarks.continual_course import Answers, Cell, read_cell, write_cell
 from benchmarks.continual_figures import changes, figures, kept, worst
-from evermoe.settings import ROOT
+from benchmarks.continual_stage import stage_of
+from evermoe.settings import ROOT, load_params
+from streams import Record
 from tests.flows.test_loop import OLD, texts, write_params
 
 
@@ -139,6 +141,29 @@ def test_what_nobody_played_is_said_in_one_line(stream: Path) -> None:
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.strip() == "continual: no method was played to the end yet"
     assert not list((stream / "kept").rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("months", "count", "asked"), [(4, 12, 3), (5, 4, 3), (10, 2, 3), (10, 4, 5), (10, 12, 5), (20, 12, 13)]
+)
+def test_four_months_are_enough_and_those_that_are_asked_may_all_have_one_label(
+    months: int, count: int, asked: int
+) -> None:
+    first = datetime(2024, 1, 10, tzinfo=UTC)
+    records = [
+        Record(
+            first + timedelta(days=31 * month),
+            f"fix {month} {n}",
+            "ab"[n % 2] if month < months - asked else "a",
+            None,
+            "x",
+        )
+        for month in range(months)
+        for n in range(20)
+    ]
+    stage = stage_of(records, load_params(), count)
+    assert (len(stage.months), {len(rows) for rows in stage.months.values()}) == (asked, {20})
+    assert len(stage.base) == 20 * (months - asked)
 
 
 def test_a_stream_that_is_too_short_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -271,6 +271,15 @@ def test_feedback_where_the_arms_differ_promotes_the_challenger(platform: Platfo
     assert rollout(begin + timedelta(days=5)) is None
 
 
+def test_a_month_that_the_champion_has_learned_is_not_learned_again_and_that_is_said(platform: Platform) -> None:
+    from flows.gates.checks import stopped
+    from flows.monthly import monthly
+
+    assert monthly("2025-06", end_of("2025-06") + timedelta(days=5)) is None
+    (why,) = stopped(platform.parts, "2025-06")
+    assert why["reason"] == "version 2 has learned 2025-06; there is nothing new to learn"
+
+
 def test_mlflow_alone_loads_and_asks_the_champion(platform: Platform) -> None:
     mlflow.set_tracking_uri(settings().tracking_uri)
     try:
@@ -370,11 +379,11 @@ def test_a_challenger_whose_parent_was_replaced_while_it_was_trained_is_not_put_
     from flows.gates.trial import put_on_trial
 
     parts = platform.parts
-    made = parts.versions.get("2")  # its parent is version 1, and the champion is version 2
-    orphan = replace(made, month="2026-01")
+    untried = parts.versions.all()[-1]
+    orphan = replace(untried, month="2026-01", parent="1")  # and the champion is version 2
     put_on_trial.fn(parts, orphan, end_of("2026-01"))  # type: ignore[attr-defined]
     assert parts.ledger.find("2026-01", "1") is None
-    assert "replaced 1 meanwhile" in parts.versions.get("2").tags["evermoe.rollout"]
+    assert "replaced 1 meanwhile" in parts.versions.get(untried.version).tags["evermoe.rollout"]
 
 
 def test_a_month_to_come_is_refused_and_nothing_is_frozen(platform: Platform) -> None:
@@ -448,3 +457,48 @@ def test_a_challenger_that_waited_for_a_trial_is_tried_when_that_ends_and_its_ch
         assert (running.challenger, running.champion, running.month) == (newer.version, champion.version, "2026-03")
     assert [(row.action, row.by) for row in parts.ledger.history(running.id)] == [("open", "flow rollout")]
     assert parts.ledger.verify().ok
+
+    champion_now, waiting = (
+        running,
+        parts.versions.register(
+            folder, month="2026-04", parent=champion.version, run_id=None, loader=LOADER, description="2026-04"
+        ),
+    )
+    parts.ledger.apply(running.id, Decision("pause", running.share, "wait"), "a person", now + timedelta(minutes=31))
+    put_on_trial.fn(parts, waiting, now + timedelta(minutes=32))  # type: ignore[attr-defined]
+    parts.ledger.apply(running.id, Decision("promote", 1.0, "Ann likes it"), "a person", now + timedelta(minutes=33))
+    assert rollout(now + timedelta(minutes=40)) is None
+    assert parts.ledger.running() is None
+    told = parts.versions.get(waiting.version)
+    assert told.tags["evermoe.rollout"] == (
+        f"version {champion_now.challenger} replaced {champion.version} meanwhile; the next update learns 2026-04 anew"
+    )
+    assert "evermoe.waits_for" not in told.tags
+
+
+def test_a_version_that_was_tried_with_others_is_not_tried_again(platform: Platform) -> None:
+    from flows.gates.trial import put_on_trial
+    from flows.lineage.candidate import LOADER
+    from registry.actions.controls import Controls
+    from registry.rollout import Decision, Policy, new_rollout
+
+    parts, now = platform.parts, end_of("2026-06")
+    champion = parts.versions.champion()
+    assert champion is not None
+    folder = parts.versions.weights(champion.version)
+    older, newer, apart = (
+        parts.versions.register(
+            folder, month=month, parent=champion.version, run_id=None, loader=LOADER, description=month
+        )
+        for month in ("2026-05", "2026-06", "2026-07")
+    )
+    both = new_rollout("both", "2026-06", champion.version, (older.version, newer.version), "salt", Policy(), now)
+    Controls(parts.ledger, parts.versions, parts.tracking).open(both, by="a person")
+    parts.ledger.apply("both", Decision("abort", 0.0, "bad, both"), "a person", now)
+    for one in (older, newer):
+        put_on_trial.fn(parts, one, now)  # type: ignore[attr-defined]
+    assert parts.ledger.running() is None
+    other = replace(apart, month="2026-06")  # of the month that the two were tried for
+    put_on_trial.fn(parts, other, now)  # type: ignore[attr-defined]
+    assert parts.ledger.running() is None
+    assert parts.versions.get(apart.version).tags["evermoe.rollout"].startswith("rollout both of 2026-06 tried other")

@@ -194,7 +194,19 @@ def test_a_submodule_is_a_directory(repository: Repository, tmp_path: Path) -> N
     repository.git("commit", "--quiet", "-m", "bring the library")
     repository.git("rm", "--quiet", "--cached", "lib")
     repository.git("commit", "--quiet", "-m", "drop the library")
+    repository.git("config", "diff.ignoreSubmodules", "all")
     assert [record.label for record in open_git(repository.path).records()] == ["lib", "lib"]
+
+
+def test_names_of_blanks_and_subjects_as_long_as_files_are_no_records(repository: Repository, tmp_path: Path) -> None:
+    repository.commit("long", "lib/a")
+    (tmp_path / "message").write_text("x" * 150_001)
+    repository.git("commit", "--quiet", "--amend", "-F", str(tmp_path / "message"))
+    repository.commit("blank", " /a")
+    repository.commit("whole", "lib/b")
+    stream = open_git(repository.path)
+    assert [(record.text, record.label) for record in stream.records()] == [("blank", "(root)"), ("whole", "lib")]
+    assert stream.left_out == {"commit with a subject of more than 150,000 characters": 1}
 
 
 def test_no_repository_an_empty_one_a_file_and_a_missing_git_are_named_in_one_line(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.review.account import untried
 from flows.review.card import Card, Source, figures_of, page, sentence, sources_of, words
 from model import Evaluation, Gate
 from model.compare import Change, Comparison, Confusion, Flip, Move
@@ -19,6 +20,7 @@ from registry.book.ledger import Ledger
 from registry.rollout import Decision, Policy, new_rollout
 from registry.snapshots import SnapshotRow, Snapshots
 from registry.tracker import pages
+from registry.tracker.versions import Version
 
 EVIL = "</td><script>alert(1)</script> ![x](http://evil.example/x.png) <img src=x onerror=alert(2)>"
 COMPARISON = Comparison(
@@ -238,3 +240,13 @@ def test_a_description_from_before_there_were_cards_gets_the_section_at_its_end(
     described = pages.fill_words("Version 1 and what users taught.", told, "7")
     assert described.startswith("Version 1 and what users taught.\n\n## Its trial")
     assert pages.fill_words(described, told, "7") == described
+
+
+def test_why_a_version_met_no_users_is_what_holds_now() -> None:
+    tags = {"evermoe.gates": "failed", "evermoe.gates_failed": "new month gains -1.0 points"}
+    made = Version("4", "2025-07", "1", None, "m-4", "models:/m-4", "", tags, (), datetime(2025, 8, 1, tzinfo=UTC))
+    assert "failed at the gates" in untried(made).sentence
+    let_go = dataclasses.replace(
+        made, tags=tags | {"evermoe.gates": "overridden", "evermoe.rollout": "paused; it waits"}
+    )
+    assert (untried(let_go).sentence, untried(let_go).facts) == ("It has met no users.", (("why", "paused; it waits"),))
