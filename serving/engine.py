@@ -272,10 +272,8 @@ class Engine:
         """A turn of one text on this worker, which then comes back, behind those that wait for it now, for the next."""
         with self._lock:
             if self._new and self._begun < TEXTS_AT_ONCE:
-                self._going.append(
-                    self._new.popleft()
-                )  # behind the others: short ones that keep coming stop no long one
-                self._begun += 1
+                self._going.append(self._new.popleft())
+                self._begun += 1  # behind the others, so that short ones that keep coming stop no long one
             if not self._going:
                 self._turning -= 1
                 return
@@ -286,8 +284,11 @@ class Engine:
                 self._going.append(text)
             else:
                 self._begun -= 1
-        with suppress(RuntimeError):  # the engine is closed: nobody waits for the rest
-            self._pool.submit(self._turn)
+            more = bool(self._new or self._going)
+            self._turning -= not more
+        if more:
+            with suppress(RuntimeError):  # the engine is closed: nobody waits for the rest
+                self._pool.submit(self._turn)
 
     def _submit(self, work: Callable[[], T]) -> Future[T]:
         self._take_place()
