@@ -24,7 +24,6 @@ from flows.learning.update import (
     compose,
     learn_month,
     teach_challenger,
-    with_hard_negatives,
 )
 from model import Example, LanguageModel, Step
 from model.batches import Batch, Lesson, collate, steps_of
@@ -125,8 +124,7 @@ def ewc(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
 
 def not_averaged(champion: LanguageModel, month: Month, meter: Meter) -> LanguageModel:
     """The monthly update without its last step."""
-    update = month.params.update
-    material = with_hard_negatives(champion, month.material(), update)
+    update, material = month.params.update, month.material()
     new = learn_month(champion, material, update, meter)
     meter.teachers = 1
     guided = teach_challenger(champion, new, material, update, meter)

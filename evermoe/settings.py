@@ -90,7 +90,6 @@ class UpdateParams(LessonParams):
     distil_epochs: int
     distil_domain_share: float = 0.3
     distil_learning_rate: float
-    hard_negatives: int = Field(0, ge=0)
     temperature: float
     averaging_loss: float | None = None
     align_epochs: float

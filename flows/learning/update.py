@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from evermoe.settings import UpdateParams
@@ -104,34 +103,6 @@ def compose(
     return Material(new.train, *mixtures, new.examination, past_exam, tuple(texts), new.thumbs)
 
 
-def with_hard_negatives(champion: LanguageModel, material: Material, params: UpdateParams) -> Material:
-    """The same with past rows of the labels that the champion takes new ones for, in place of other replay: `hard_negatives` beside
-    each row of a new label.
-
-    In its month a new label comes far more often than it came in all the past, and its old twin as seldom as any: what both could
-    have written would all be the new one's. Examples of the class that another is mistaken for are the hard negatives of metric
-    learning (Schroff et al., FaceNet, arXiv 1503.03832).
-    """
-    strange = [example.text for example in material.domain if example.label not in champion.labels]
-    if not strange or not params.hard_negatives:
-        return material
-    of_label: dict[str, list[Example]] = defaultdict(list)
-    for example in dict.fromkeys(material.replayed):
-        of_label[example.label].append(example)
-    twins = [answer.label for answer in champion.classify(strange) if answer.label in of_label]
-    generator = random.Random(params.seed)
-
-    def mixed(mixture: Mixture, passes: int) -> Mixture:
-        wanted = [generator.choice(of_label[label]) for label in twins for _ in range(params.hard_negatives * passes)]
-        wanted = wanted[: len(mixture.past)]
-        past = [*generator.sample(mixture.past, len(mixture.past) - len(wanted)), *wanted]
-        generator.shuffle(past)
-        return mixture._replace(past=tuple(past))
-
-    train, distil = mixed(material.train, params.epochs), mixed(material.distil, params.distil_epochs)
-    return replace(material, train=train, distil=distil)
-
-
 def evenly(sizes: Iterable[int], total: int) -> int:
     """The most that can be taken of each, 1 at least, so that all together are no more than `total`; small ones give what they
     have."""
@@ -151,7 +122,6 @@ def update(
 
     `conduct(name, training)` runs each: within the monthly flow as a task with curves and checkpoints, in a rebuild by itself.
     """
-    material = with_hard_negatives(champion, material, params)
     new = conduct("new", lambda report, kept: learn_month(champion, material, params, report, kept))
     guided = conduct("challenger", lambda report, kept: teach_challenger(champion, new, material, params, report, kept))
     challenger, taught_share = averaged(champion, guided, material, params)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from evermoe.settings import load_params
-from flows.learning.update import compose, update, with_hard_negatives
+from flows.learning.update import compose, update
 from model import from_pretrained
 from model.calibration import temperature_for
 from registry.snapshots import SnapshotRow
@@ -51,36 +51,3 @@ def test_the_challenger_is_as_certain_as_would_have_suited_its_parent_in_this_mo
     material = compose(fresh, [], params, 60)
     challenger = update(champion, material, params, lambda name, training: champion.copy()).challenger
     assert challenger.temperature == temperature_for(champion, material.domain) > 1.2
-
-
-def rows(label: str, month: int, *texts: str) -> list[SnapshotRow]:
-    return [SnapshotRow(text, label, None, datetime(2025, month, 1, tzinfo=UTC), "s") for text in texts]
-
-
-def test_beside_a_new_label_stand_past_rows_of_the_label_that_the_champion_takes_it_for(tiny_model_folder) -> None:
-    champion = from_pretrained(tiny_model_folder)
-    params = load_params().update.model_copy(update={"unit_share": 1.0, "hard_negatives": 2})
-    new = [f"fix the vlan option of port {n}" for n in range(20)]
-    ((twin, _),) = Counter(answer.label for answer in champion.classify(new)).most_common(1)
-    past = [
-        *rows(twin, 1, *(f"one way {n}" for n in range(60))),
-        *rows("web.form", 1, *(f"another way {n}" for n in range(600))),
-    ]
-    material = compose(rows("web.page", 2, *new), past, params, 60)
-    taken = [answer.label for answer in champion.classify([example.text for example in material.domain])].count(twin)
-    assert taken > len(material.domain) / 2
-    mixed = with_hard_negatives(champion, material, params)
-    for before, after, passes in (
-        (material.train, mixed.train, params.epochs),
-        (material.distil, mixed.distil, params.distil_epochs),
-    ):
-        assert (after.domain, len(after.past)) == (before.domain, len(before.past))
-        assert set(after.past) <= {*material.replayed}
-        twins = [sum(one.label == twin for one in mixture.past) for mixture in (before, after)]
-        assert twins[1] >= min(2 * passes * taken, len(before.past))
-        assert twins[1] > twins[0]
-    assert with_hard_negatives(champion, material, params) == mixed
-    known = compose(rows(twin, 2, *new), past, params, 60)
-    assert with_hard_negatives(champion, known, params) is known
-    none = params.model_copy(update={"hard_negatives": 0})
-    assert with_hard_negatives(champion, material, none) is material
