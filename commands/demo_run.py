@@ -264,7 +264,7 @@ def compare(answers: list[Answer], frozen: LanguageModel, past: list[Example]) -
 
 def in_motion(parts: Parts, now: datetime) -> bool:
     """Whether a look could find something to do: a flow takes its time, and most days of a demo nobody is on trial."""
-    from flows.gates.trial import WAITS_FOR
+    from flows.gates.trial import waiting
     from flows.runtime.parts import policy_of
     from registry.deciding import is_watched
     from registry.rollout import in_force
@@ -274,7 +274,7 @@ def in_motion(parts: Parts, now: datetime) -> bool:
         return bool(rollouts)
     last = in_force(reversed(rollouts))
     watched = last is not None and is_watched(last, policy_of(parts.params), now)
-    return watched or any(one.tags.get(WAITS_FOR) == rollouts[-1].id for one in parts.versions.all())
+    return watched or bool(waiting(parts))
 
 
 def why_idle(parts: Parts, month: str) -> str:

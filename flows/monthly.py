@@ -70,7 +70,9 @@ def monthly(month: str | None = None, now: datetime | None = None, override: Ove
             fresh = unlearned(parts.snapshots, champion, period)
             fit = check_rows(parts, champion, fresh, period, override)
             material = gather(parts, champion, fit.snapshots)
-            already = f"version {champion.version} has learned {period}" if period in learned(champion) else ""
+            already = (
+                f"version {champion.version} has learned {period}" if not fresh and period in learned(champion) else ""
+            )
             if failed := fit.failed or enough(material, parts.params.update.min_records, already):
                 stop(parts, champion, period, failed)
                 return None

@@ -25,10 +25,7 @@ def connect(url: str) -> Engine:
     """
     try:
         parsed = make_url(url)
-        if parsed.get_backend_name() in (
-            "postgresql",
-            "postgres",
-        ):  # whatever driver is named: psycopg is what is installed
+        if parsed.get_backend_name() in ("postgresql", "postgres"):  # by any driver: psycopg is the one installed
             parsed = parsed.set(drivername="postgresql+psycopg")
         family = parsed.get_backend_name()
     except (exc.ArgumentError, ValueError):  # the latter for a port that is no number, as after a password with a slash

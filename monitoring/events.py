@@ -151,7 +151,7 @@ class EventLog:
                 requests.c.api_key,
             )
             .join_from(requests, feedback, feedback.c.response_id == requests.c.id)
-            .where(requests.c.rollout == rollout, feedback.c.counted, or_(requests.c.error.is_(None), ~FAILED))
+            .where(requests.c.rollout == rollout, feedback.c.counted, ~FAILED)
             .order_by(feedback.c.sequence)
         )
         failed_query = (

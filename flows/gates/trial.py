@@ -90,15 +90,20 @@ def put_on_trial(parts: Parts, challenger: Version, now: datetime, held: Lease |
     controls.open(opened, by=by, evidence={"overrides": said} if said else None)
 
 
+def waiting(parts: Parts) -> list[Version]:
+    """The challengers that waited for the last rollout, once that has ended."""
+    rollouts = parts.ledger.list()
+    if not rollouts or rollouts[-1].open:
+        return []
+    return [one for one in parts.versions.all() if one.tags.get(WAITS_FOR) == rollouts[-1].id]
+
+
 def end_of_wait(parts: Parts, now: datetime, held: Lease) -> list[str]:
     """The challenger that waited for the last rollout, once that has ended, is put on trial where its champion stayed.
 
     Of several the one of the latest month. Returns all that waited; of one that is not put on trial, a tag says why.
     """
-    rollouts = parts.ledger.list()
-    if not rollouts or rollouts[-1].open:
-        return []
-    waited = [one for one in parts.versions.all() if one.tags.get(WAITS_FOR) == rollouts[-1].id]
+    waited = waiting(parts)
     for one in sorted(waited, key=lambda one: one.month, reverse=True):
         if (chosen := parts.ledger.running()) is None:
             put_on_trial(parts, one, now, held)

@@ -150,10 +150,9 @@ class Versions:
             self.client.set_model_version_tag(NAME, version, name, str(value))
 
     @in_one_line
-    def untag(self, version: str, *names: str) -> None:
-        """Take tags from a version that has them. Raises `NotFound`."""
-        tags = self.get(version).tags
-        for name in (one for one in names if one in tags):
+    def untag(self, version: str, name: str) -> None:
+        """Take a tag from a version that has it. Raises `NotFound`."""
+        if name in self.get(version).tags:
             self.client.delete_model_version_tag(NAME, version, name)
 
     @in_one_line

@@ -84,7 +84,7 @@ def test_every_change_leaves_one_audit_row_with_who_when_why_and_the_evidence(le
         (3, "abort", "ann", 0.0, 2),
     ]
     assert [row.at for row in rows] == [OPENED, LATER, LATER]
-    assert rows[0].evidence["gates"] == "passed"
+    assert rows[0].evidence == {"gates": "passed", "terms": rows[0].evidence["terms"]}
     assert rows[1].evidence["e_promote"] == 3.5
     assert rows[2].reason == "users complain"
     assert ledger.verify().ok
