@@ -10,6 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 from evermoe.errors import BadInput
 
+MOST_DAYS = 36_500
+"""A century is for ever, and more than a calendar can subtract fails."""
+
 
 def start_of(month: str) -> datetime:
     """The month's first instant. Raises `BadInput` when `month` is not YYYY-MM."""

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evermoe.errors import BadInput, HomeTooNew
+from evermoe.months import MOST_DAYS
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME_FORMAT = 1
@@ -125,8 +126,7 @@ class GateParams(Section):
     examples_in_all: int = 2000
 
 
-Days = Annotated[int, Field(ge=0, le=36_500)]
-"""A century is for ever, and more than a calendar can subtract fails."""
+Days = Annotated[int, Field(ge=0, le=MOST_DAYS)]
 
 
 class DriftParams(Section):

@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from evermoe.errors import BadInput, Conflict
+from evermoe.months import MOST_DAYS
 from registry.assignment import CHAMPION, arm_of
 from registry.rules.best_arm import check_floor
 from registry.rules.guardrails import Limits
@@ -34,9 +35,6 @@ OPEN: tuple[Status, ...] = ("running", "paused")
 CLOSES: dict[str, Status] = {"promote": "promoted", "abort": "aborted", "inconclusive": "inconclusive"}
 FOLLOWS: dict[str, Status] = {"open": "running", "pause": "paused", "resume": "running", "revert": "reverted", **CLOSES}
 """What a rollout is after an action; after any other it is what it was."""
-
-
-MOST_DAYS = 36_500
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from typing import Protocol
 import numpy as np
 
 from evermoe.errors import BadInput
+from evermoe.months import MOST_DAYS
 from registry.assignment import CHALLENGER, CHAMPION, Drawn, shares_at
 from registry.betting import log_wealth, log_wealth_over_limit, outcomes_of
 
@@ -63,6 +64,8 @@ class Limits:
     def __post_init__(self) -> None:
         if not 0.0 < self.alpha < 1.0:
             raise BadInput(f"guardrails alpha is {self.alpha}; it must lie between 0 and 1")
+        if not 0.0 <= self.days <= MOST_DAYS:
+            raise BadInput(f"guardrails days is {self.days}; it must be 0 or more, and at most {MOST_DAYS}")
         if not all(0.0 <= margin < 1.0 for margin in self.margins):
             raise BadInput("guardrail margins are shares of requests: 0 or more, and below 1")
 

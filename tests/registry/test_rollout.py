@@ -17,7 +17,7 @@ from registry.deciding import Watch, decide, guard, make_way
 from registry.evidence import Verdict
 from registry.rollout import Decision, Policy, Rollout, new_rollout, transition
 from registry.rules.best_arm import Standing
-from registry.rules.guardrails import Guarded
+from registry.rules.guardrails import Guarded, Limits
 from registry.rules.signals import Signal
 
 OPENED = datetime(2025, 6, 1, tzinfo=UTC)
@@ -156,6 +156,8 @@ def test_an_automatic_step_does_not_move_a_rollout_that_was_paused_meanwhile() -
 def test_days_that_no_calendar_has_are_refused(days: dict[str, float]) -> None:
     with pytest.raises(BadInput, match="at most 36500"):
         Policy(**days)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="at most 36500"):
+        Limits(days=float("inf"))
 
 
 @pytest.mark.parametrize("shares", [(), (0.1, 0.1), (0.5, 0.25), (0.0, 0.5), (0.5, 1.0)])
