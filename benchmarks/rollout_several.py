@@ -32,6 +32,7 @@ from rich.progress import track
 
 from benchmarks.continual_stage import at_least
 from benchmarks.rollout_errors import TENSORZERO
+from evermoe.months import MOST_DAYS
 from registry.analysis.outlook import arms_of, standing_of
 from registry.assignment import assign, whole
 from registry.deciding import decide
@@ -144,7 +145,7 @@ def saving(ours: np.ndarray, plain: np.ndarray) -> tuple[float, float, float]:
 def one(task: tuple[str, str, int]) -> tuple[str, str, End]:
     """A rollout of a world, for a process of its own."""
     world, way, seed = task
-    return world, way, live(WORLDS[world], way, seed, Policy(max_days=1e6, max_rewards=BUDGET))
+    return world, way, live(WORLDS[world], way, seed, Policy(max_days=MOST_DAYS, max_rewards=BUDGET))
 
 
 def main() -> None:

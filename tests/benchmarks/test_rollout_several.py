@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.rollout_several import LEAVING, LIVE, LOOK, OPENED, PLAIN, WORLDS, End, live, main, rows, saving
+from evermoe.months import MOST_DAYS
 from evermoe.settings import ROOT
 from monitoring.events import Reward
 from registry.analysis.outlook import outlook, weighed
@@ -19,7 +20,7 @@ from registry.assignment import assign, whole
 from registry.rollout import Policy, new_rollout, transition
 
 MEANS = (0.4, 0.4, 0.6, 0.95)
-POLICY = Policy(max_days=1e6, max_rewards=1500)
+POLICY = Policy(max_days=MOST_DAYS, max_rewards=1500)
 
 
 def lived_from_the_log(means: Sequence[float], seed: int) -> End:
@@ -56,7 +57,7 @@ def test_the_worse_leave_sooner_than_the_best_is_proved_and_users_lose_less() ->
 
 
 def test_equal_versions_end_undecided_at_the_budget() -> None:
-    end = live((0.6, 0.6, 0.6), LIVE, 3, Policy(max_days=1e6, max_rewards=300))
+    end = live((0.6, 0.6, 0.6), LIVE, 3, Policy(max_days=MOST_DAYS, max_rewards=300))
     assert end == End(None, 300, 0.0)
 
 
