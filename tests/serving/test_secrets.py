@@ -63,7 +63,7 @@ def test_a_day_of_use_and_misuse_writes_no_secret(
             return answer
 
         response = ask(keys["client"], "POST", "/v1/classify", json=NOTE).json()["id"]
-        for key in (*keys.values(), keys["client"] + "x", keys["operator"].rpartition("_")[2]):
+        for key in (*keys.values(), keys["client"] + "x", keys["operator"].split("_", 2)[2]):
             ask(key, "POST", "/v1/feedback", json={"id": response, "key": "k", "score": 1})
             ask(key, "POST", "/v1/rollouts/none/abort", json={"reason": "r"})
             ask(key, "GET", "/", follow_redirects=False)
