@@ -112,102 +112,91 @@ class Slow:
         return Generated(1, max_new_tokens, "length")
 
 
+@pytest.fixture
+def slow() -> Slow:
+    return Slow()
+
+
+@pytest.fixture
+def busy(slow: Slow) -> Iterator[Engine]:
+    """An engine whose one worker has the slow model."""
+    engine = Engine(lambda version: slow)
+    yield engine
+    engine.close()
+
+
 async def drained(generation: Generation) -> str:
     return "".join([piece async for piece in generation])
 
 
-def test_a_label_does_not_wait_for_the_end_of_a_text() -> None:
-    model = Slow()
-    engine = Engine(lambda version: model)
-
+def test_a_label_does_not_wait_for_the_end_of_a_text(slow: Slow, busy: Engine) -> None:
     async def scene() -> int:
-        text = engine.generate(model, "a", Sampling(200))
+        text = busy.generate(slow, "a", Sampling(200))
         async for _ in text:
-            break_at = len(model.order)
-            await engine.classify(model, "fix", None)
+            break_at = len(slow.order)
+            await busy.classify(slow, "fix", None)
             text.leave()
-            return model.order.index("label") - break_at
+            return slow.order.index("label") - break_at
         raise AssertionError("no piece came")
 
     assert asyncio.run(scene()) < 30  # of 200 pieces
-    engine.close()
 
 
-def test_texts_take_turns_and_as_many_as_there_is_memory_for_have_begun() -> None:
-    model = Slow()
-    engine = Engine(lambda version: model)
-
+def test_texts_take_turns_and_as_many_as_there_is_memory_for_have_begun(slow: Slow, busy: Engine) -> None:
     async def scene() -> list[str]:
         long = [
-            asyncio.create_task(drained(engine.generate(model, f"{n} long", Sampling(60))))
-            for n in range(TEXTS_AT_ONCE)
+            asyncio.create_task(drained(busy.generate(slow, f"{n} long", Sampling(60)))) for n in range(TEXTS_AT_ONCE)
         ]
-        late = asyncio.create_task(drained(engine.generate(model, "late", Sampling(1))))
+        late = asyncio.create_task(drained(busy.generate(slow, "late", Sampling(1))))
         return await asyncio.gather(*long, late)
 
     texts = asyncio.run(scene())
     assert texts == [*(str(n) * 60 for n in range(TEXTS_AT_ONCE)), "l"]
-    first_end = min(len(model.order) - model.order[::-1].index(f"{n} long") for n in range(TEXTS_AT_ONCE))
-    assert len(set(model.order[: first_end // 2])) == TEXTS_AT_ONCE  # all of them long before the first has ended
-    assert model.order.index("late") >= first_end
-    assert engine.waiting == 0
-    engine.close()
+    first_end = min(len(slow.order) - slow.order[::-1].index(f"{n} long") for n in range(TEXTS_AT_ONCE))
+    assert len(set(slow.order[: first_end // 2])) == TEXTS_AT_ONCE  # all of them long before the first has ended
+    assert slow.order.index("late") >= first_end
+    assert busy.waiting == 0
 
 
-def test_a_short_text_that_comes_later_ends_sooner() -> None:
-    model = Slow()
-    engine = Engine(lambda version: model)
-
+def test_a_short_text_that_comes_later_ends_sooner(slow: Slow, busy: Engine) -> None:
     async def scene() -> None:
-        long = asyncio.create_task(drained(engine.generate(model, "long", Sampling(100))))
+        long = asyncio.create_task(drained(busy.generate(slow, "long", Sampling(100))))
         await asyncio.sleep(0.02)
-        assert await drained(engine.generate(model, "short", Sampling(3), streamed=False)) == "sss"
+        assert await drained(busy.generate(slow, "short", Sampling(3), streamed=False)) == "sss"
         assert not long.done()
         await long
 
     asyncio.run(scene())
-    engine.close()
 
 
-def test_short_texts_that_keep_coming_stop_no_long_one() -> None:
-    model = Slow()
-    engine = Engine(lambda version: model)
-
+def test_short_texts_that_keep_coming_stop_no_long_one(slow: Slow, busy: Engine) -> None:
     async def scene() -> int:
-        long = asyncio.create_task(drained(engine.generate(model, "long", Sampling(40))))
+        long = asyncio.create_task(drained(busy.generate(slow, "long", Sampling(40))))
         asked = 0
         while not long.done():
-            await asyncio.gather(*(drained(engine.generate(model, "short", Sampling(1))) for _ in range(3)))
+            await asyncio.gather(*(drained(busy.generate(slow, "short", Sampling(1))) for _ in range(3)))
             asked += 3
         return asked
 
     assert asyncio.run(scene()) < 200  # 40 pieces take eight turns
-    engine.close()
 
 
-def test_a_text_that_was_left_before_it_began_is_not_kept() -> None:
-    model = Slow()
-    engine = Engine(lambda version: model)
-
+def test_a_text_that_was_left_before_it_began_is_not_kept(slow: Slow, busy: Engine) -> None:
     async def scene() -> int:
-        long = [engine.generate(model, "long", Sampling(1000)) for _ in range(TEXTS_AT_ONCE)]
+        long = [busy.generate(slow, "long", Sampling(1000)) for _ in range(TEXTS_AT_ONCE)]
         for _ in range(50):
-            engine.generate(model, "left", Sampling(1000)).leave()
-        kept = sum(one.prompt == "left" for one in (*engine._new, *engine._going))
+            busy.generate(slow, "left", Sampling(1000)).leave()
+        kept = sum(one.prompt == "left" for one in (*busy._new, *busy._going))
         for one in long:
             one.leave()
         return kept
 
     assert asyncio.run(scene()) == 0
-    engine.close()
 
 
-def test_of_a_whole_text_that_was_left_there_is_what_was_made() -> None:
-    model = Slow()
-    engine = Engine(lambda version: model)
-
+def test_of_a_whole_text_that_was_left_there_is_what_was_made(slow: Slow, busy: Engine) -> None:
     async def scene() -> tuple[str, int, bool]:
-        generation = engine.generate(model, "a", Sampling(1000), streamed=False)
+        generation = busy.generate(slow, "a", Sampling(1000), streamed=False)
         await asyncio.sleep(0.1)
         generation.leave()
         return generation.text, generation.output_tokens, generation.cut_to_nothing
@@ -215,7 +204,6 @@ def test_of_a_whole_text_that_was_left_there_is_what_was_made() -> None:
     text, tokens, cut = asyncio.run(scene())
     assert (text, cut) == ("a" * tokens, False)
     assert tokens > 3
-    engine.close()
 
 
 def test_pieces_without_text_wake_nobody() -> None:
