@@ -22,7 +22,7 @@ import threading
 import time
 import timeit
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,20 +116,18 @@ def commit_ms(folder: Path, commits: int = 500, repeats: int = 5) -> tuple[Sprea
     engine = connect(f"sqlite:///{folder / 'commit.db'}")
     with writing(engine) as connection:
         connection.execute(sa.text("CREATE TABLE rows (value TEXT)"))
-    medians, tails = [], []
-    for _ in range(repeats):
-        took = []
-        for _ in range(commits):
-            with engine.connect().execution_options(evermoe_writes=True) as connection:
-                transaction = connection.begin()
-                connection.execute(sa.text("INSERT INTO rows VALUES (:value)"), {"value": "x" * 500})
-                began = time.perf_counter()
-                transaction.commit()
-                took.append((time.perf_counter() - began) * 1000)
-        medians.append(median(took))
-        tails.append(sorted(took)[len(took) * 99 // 100])
+
+    def commit() -> float:
+        with engine.connect().execution_options(evermoe_writes=True) as connection:
+            transaction = connection.begin()
+            connection.execute(sa.text("INSERT INTO rows VALUES (:value)"), {"value": "x" * 500})
+            began = time.perf_counter()
+            transaction.commit()
+            return (time.perf_counter() - began) * 1000
+
+    found = percentiles(commit, commits, repeats)
     engine.dispose()
-    return Spread.of(medians), Spread.of(tails)
+    return found
 
 
 def handover_ms(times: int = 300, repeats: int = 5, pause: float = 1 / 200) -> tuple[Spread, Spread]:
@@ -141,22 +139,25 @@ def handover_ms(times: int = 300, repeats: int = 5, pause: float = 1 / 200) -> t
         while there.get():
             back.put(True)
 
+    def handover() -> float:
+        time.sleep(pause)
+        began = time.perf_counter()
+        there.put(True)
+        back.get()
+        return (time.perf_counter() - began) * 1000
+
     thread = threading.Thread(target=answer)
     thread.start()
-    medians, tails = [], []
-    for _ in range(repeats):
-        took = []
-        for _ in range(times):
-            time.sleep(pause)
-            began = time.perf_counter()
-            there.put(True)
-            back.get()
-            took.append((time.perf_counter() - began) * 1000)
-        medians.append(median(took))
-        tails.append(sorted(took)[len(took) * 99 // 100])
+    found = percentiles(handover, times, repeats)
     there.put(False)
     thread.join()
-    return Spread.of(medians), Spread.of(tails)
+    return found
+
+
+def percentiles(one: Callable[[], float], times: int, repeats: int) -> tuple[Spread, Spread]:
+    """The 50th and the 99th of what `one` gives so many times, over the repeats."""
+    ranked = [sorted(one() for _ in range(times)) for _ in range(repeats)]
+    return Spread.of([median(took) for took in ranked]), Spread.of([took[times * 99 // 100] for took in ranked])
 
 
 @contextmanager
