@@ -22,9 +22,9 @@ from flows.learning.update import Material
 from flows.lineage.candidate import attempt
 from flows.runtime.parts import Parts
 from flows.runtime.steps import step
-from flows.snapshots.learned import beginnings, learned, merged
+from flows.snapshots.learned import beginnings, learned_rows, news
 from monitoring.checks import ENOUGH, Check, CheckPolicy, inspect, usual_figures
-from registry.snapshots import SnapshotRow
+from registry.snapshots import SnapshotRow, Snapshots
 from registry.tracker.versions import Version
 
 STOPPED = "evermoe.stopped"  # on the run: which checks stopped the update, and why, as JSON
@@ -40,27 +40,34 @@ class Fit:
 
 @step(name="check the month's rows")
 def check_rows(parts: Parts, champion: Version, fresh: Sequence[str], period: str, override: Override | None) -> Fit:
-    """Look at each of the snapshots `fresh`; an override lets the month itself pass the checks that it names.
-
-    A month, or so much of it as there is, passes where its beginnings pass that were frozen by themselves, because it drifted: what
-    was stopped in a half of it does not come back diluted in the whole.
-    """
+    """Look at each of the snapshots `fresh`; an override lets the month itself pass the checks that it names."""
     policy = CheckPolicy(**parts.params.checks.model_dump())
-    snapshots = parts.snapshots
-    past = [told(month) for month in by_month(merged(snapshots, learned(champion)))]
-    known = [row for month in past for row in month]
-
-    def seen(name: str) -> tuple[Check, ...]:
-        rows = told(snapshots.load(name))
-        return inspect(rows, known, usual_figures(past, len(rows), policy), policy)
-
-    found = {name: worst_of([seen(name), *map(seen, beginnings(snapshots, champion, name))]) for name in fresh}
+    found = looked_at(parts.snapshots, champion, fresh, policy)
     allowed = set(override.names) if override else set()
     failed = {name: [check for check in checks if not check.passed] for name, checks in found.items()}
     stopping = tuple(check for check in failed.get(period, []) if check.name not in allowed)
     fit = tuple(name for name in fresh if not failed[name] or (name == period and not stopping))
     _record(parts, (period, champion.version), found, fit, override)
     return Fit(fit, stopping)
+
+
+def looked_at(
+    snapshots: Snapshots, champion: Version, fresh: Iterable[str], policy: CheckPolicy
+) -> dict[str, tuple[Check, ...]]:
+    """How the checks end for each of the snapshots `fresh`.
+
+    A month, or so much of it as there is, passes where its beginnings pass that were frozen by themselves, because it drifted: what
+    was stopped in a half of it does not come back diluted in the whole. Nor do rows that the champion has learned dilute the rest.
+    """
+    before = learned_rows(snapshots, champion)
+    past = [told(month) for month in by_month(before)]
+    known = [row for month in past for row in month]
+
+    def seen(name: str) -> tuple[Check, ...]:
+        rows = told(news(snapshots, [name], before))
+        return inspect(rows, known, usual_figures(past, len(rows), policy), policy)
+
+    return {name: worst_of([seen(name), *map(seen, beginnings(snapshots, champion, name))]) for name in fresh}
 
 
 def worst_of(looks: Sequence[tuple[Check, ...]]) -> tuple[Check, ...]:

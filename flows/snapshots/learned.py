@@ -49,17 +49,24 @@ def merged(snapshots: Snapshots, names: Iterable[str]) -> list[SnapshotRow]:
     return sorted(rows.values(), key=lambda row: row.at)
 
 
+def news(snapshots: Snapshots, names: Iterable[str], known: Iterable[SnapshotRow]) -> list[SnapshotRow]:
+    """The rows of several snapshots that are not `known`: of a month whose beginning was learned by itself, the rest."""
+    before = {told_in(row) for row in known}
+    return [row for row in merged(snapshots, names) if told_in(row) not in before]
+
+
 def told_in(row: SnapshotRow) -> tuple[object, ...]:
     """What makes a row the same answer as another: where it comes from, and all that it says."""
     return row.source, row.text, row.label, row.score
 
 
 def gathered(snapshots: Snapshots, fresh: Iterable[str], replay: Iterable[str], params: Params) -> Material:
-    """What an update learns from: new rows from the snapshots `fresh`, replay from those its parent has learned.
-
-    Rows that are in both, of a month whose beginning was learned by itself, are new no more.
-    """
+    """What an update learns from: new rows from the snapshots `fresh`, replay from those its parent has learned."""
     known = merged(snapshots, replay)
-    learned_already = {told_in(row) for row in known}
-    rows = [row for row in merged(snapshots, fresh) if told_in(row) not in learned_already]
-    return compose(rows, known, params.update, params.gates.examples_per_month, params.gates.examples_in_all)
+    return compose(
+        news(snapshots, fresh, known),
+        known,
+        params.update,
+        params.gates.examples_per_month,
+        params.gates.examples_in_all,
+    )
