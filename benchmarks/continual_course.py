@@ -107,8 +107,8 @@ def play_month(
         model = train_baseline(split(known, str(seed)).train, seed)
     elif champion is None:
         model = learn(split(known, str(seed)).train, params, meter)
-    elif name == "base":
-        model = from_pretrained(champion)
+    elif name == "base" or not split(fresh, str(seed)).train:
+        model = from_pretrained(champion)  # as the platform learns nothing of a month without enough rows
     else:
         model = METHODS[method](from_pretrained(champion), Month(fresh, before, params, str(seed)), meter)
     seconds = time.process_time() - began

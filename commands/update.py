@@ -21,6 +21,7 @@ from evermoe.errors import BadInput, NotReady
 from evermoe.months import before, month_of, period_of, start_of
 from evermoe.settings import Settings
 from flows.runtime.progress import listening
+from streams.dates import parse_moment
 
 NOW = typer.Option("--now", help="Act as at this time (ISO 8601); without it, the clock's.", metavar="TIME")
 OVERRIDE = typer.Option(
@@ -138,11 +139,10 @@ def served_home(home: Path | None) -> Settings:
 
 
 def moment(text: str | None) -> datetime:
-    """`--now` as a time with a zone; UTC where none is given. Raises `BadInput`."""
+    """`--now` as records' times are read; without it, the clock's. Raises `BadInput`."""
     if text is None:
         return datetime.now(UTC)
     try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError:
-        raise BadInput(f"--now {text!r} is no time; write 2025-07-01 or 2025-07-01T06:00:00+00:00") from None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+        return parse_moment(text)
+    except ValueError as error:
+        raise BadInput(f"--now: {error}") from None

@@ -16,7 +16,7 @@ MOST_DAYS = 36_500
 
 def start_of(month: str) -> datetime:
     """The month's first instant. Raises `BadInput` when `month` is not YYYY-MM."""
-    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
+    if not re.fullmatch("[12][0-9]{3}-(0[1-9]|1[0-2])", month):
         raise BadInput(f"{month!r} is not a month; write YYYY-MM, 2025-06 say")
     return datetime(int(month[:4]), int(month[5:]), 1, tzinfo=UTC)
 

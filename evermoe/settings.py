@@ -9,6 +9,7 @@ import json
 import os
 from functools import cache
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Annotated, Literal
 
 import yaml
@@ -237,6 +238,14 @@ def load_params(path: Path | None = None, base: str | None = None) -> Params:
         raise BadInput(f"{path}: {first}") from None
 
 
+def _user_home() -> Path:
+    """Of a user whom the machine does not know, as a container's bare uid, the folder for what is temporary."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(gettempdir())
+
+
 class Settings(BaseSettings):
     """The environment. Every field is `EVERMOE_` and its name in capitals."""
 
@@ -255,7 +264,7 @@ class Settings(BaseSettings):
     """Of each API key, or of each address that shows none. 0: no limit; None: `PUBLIC_RATE` where other machines reach us."""
     requests_burst: int = Field(100, ge=1)
     """How many of them may come at once."""
-    cache: Path = Path.home() / ".cache" / "evermoe"
+    cache: Path = Field(default_factory=lambda: _user_home() / ".cache" / "evermoe")
     checkpoint_every: int = Field(50, ge=1)
     """Steps of a training between two checkpoints."""
 

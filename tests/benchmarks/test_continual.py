@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.continual_course import Answers, Cell, read_cell, write_cell
+from benchmarks.continual_course import Answers, Cell, play_month, read_cell, write_cell
 from benchmarks.continual_figures import changes, figures, kept, worst
 from benchmarks.continual_stage import stage_of
 from evermoe.settings import ROOT, load_params
+from flows.learning.examples import is_held_out
 from streams import Record
 from tests.flows.test_loop import OLD, texts, write_params
 
@@ -73,6 +74,22 @@ def test_the_worst_month_is_of_all_seeds_together_and_of_enough_examples() -> No
 def test_a_cell_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     write_cell(tmp_path / "m2.json", COURSE[2])
     assert read_cell(tmp_path / "m2.json") == COURSE[2]
+
+
+def test_of_a_month_whose_texts_are_all_held_out_nothing_is_learned(tiny_model_folder: Path) -> None:
+    held_out = next(f"fix {n}" for n in itertools.count() if is_held_out(f"fix {n}", "0"))
+    first = datetime(2025, 1, 2, tzinfo=UTC)
+    told = [
+        ("fix the port", "net.switch"),
+        ("fix the row", "db.sql"),
+        (held_out, "db.sql"),
+        *[("fix it", "db.sql")] * 2,
+    ]
+    days = (0, 0, 31, 61, 92)
+    records = [Record(first + timedelta(days=day), *one, None, "s") for day, one in zip(days, told, strict=True)]
+    stage = stage_of(records, load_params(), 12)
+    found, _ = play_month(stage, "ours", 0, "2025-02", tiny_model_folder)
+    assert (found.taught, found.tokens) == ([], 0)
 
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

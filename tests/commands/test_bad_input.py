@@ -151,7 +151,8 @@ def test_without_a_home_every_verb_says_what_makes_one(
 
 
 def test_times_and_months_that_are_none_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--now 'soon' is no time" in refused(capsys, "drift", "--now", "soon")
+    assert "--now: cannot read the date 'soon'" in refused(capsys, "drift", "--now", "soon")
+    assert "is out of range" in refused(capsys, "drift", "--now", "9999-12-31T23:00:00-05:00")
     assert "'2025-13' is not a month" in refused(capsys, "update", "2025-13")
 
 

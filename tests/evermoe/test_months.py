@@ -28,7 +28,7 @@ def test_a_month_that_is_not_over_is_known_up_to_a_day() -> None:
     assert period_of("2025-06", datetime(2025, 7, 1, tzinfo=UTC)) == "2025-06"
 
 
-@pytest.mark.parametrize("text", ["2025", "2025-13", "2025-6", "June", "", "2025-06-01"])
+@pytest.mark.parametrize("text", ["2025", "2025-13", "2025-6", "June", "", "2025-06-01", "0000-01", "9999-12"])
 def test_what_is_no_month_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match="is not a month"):
         start_of(text)
