@@ -154,6 +154,7 @@ class Told:
     prompt_tokens: int = 12
     output_tokens: int = 8
     finish: str = "stop"
+    cut: bool = False
     label: str = "network"
     scores: Any = None
     experts: tuple[int, ...] = ()

@@ -17,6 +17,7 @@ from commands.services import tool_url
 from commands.up import champion_version
 from evermoe.errors import NotReady, without_password
 from evermoe.settings import PUBLIC_RATE, Settings, load_params, use_home
+from evermoe.words import as_name
 from serving.limits import Limits
 from serving.router import Deployment, Router
 from serving.server import listen, run
@@ -93,7 +94,8 @@ def serve_on(
     with Ledger(events_url) as ledger, EventLog(events_url, feedback_window=window) as events:
         rollouts = Rollouts(Controls(ledger, versions, tracking), events, policy_of(params))
         engine = Engine(load)
-        apart = Apart(params.rollout.holdout, params.rollout.overrides)
+        named = {as_name(unit): arm for unit, arm in params.rollout.overrides.items()}
+        apart = Apart(params.rollout.holdout, named)
         router = Router(rollouts.deployment if only is None else lambda: Deployment(only), engine, apart=apart)
         links = Links(mlflow_page(settings), tool_url(settings, settings.prefect_port))
         app = create_app(

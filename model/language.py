@@ -46,6 +46,8 @@ class Generated:
     prompt_tokens: int
     output_tokens: int
     finish: Literal["stop", "length"]
+    cut: bool = False
+    """Whether it ended at one of the `stop` strings, and not where the model would have it end."""
 
 
 class LanguageModel:
@@ -157,6 +159,7 @@ class LanguageModel:
         context = [*opening[:lead], *opening[lead:][-(room - 1 - lead) :]]
         step, cache, produced, shown = torch.tensor([context]), DynamicCache(), list[int](), 0
         finish: Literal["stop", "length"] = "length"
+        is_cut = False
         held = max((len(s) for s in stop), default=1) - 1
         text = ""
         for _ in range(min(max_new_tokens, room - len(context))):
@@ -170,7 +173,7 @@ class LanguageModel:
             text = str(self.tokenizer.decode(produced))
             cut = min((at for s in stop if s and (at := text.find(s)) >= 0), default=-1)
             if cut >= 0:
-                text, finish = text[:cut], "stop"
+                text, finish, is_cut = text[:cut], "stop", True
                 break
             # Text that may yet become a stop string, or half of a character, is held back until it is settled.
             settled = shown if text.endswith("\ufffd") else max(shown, len(text) - held)
@@ -179,7 +182,7 @@ class LanguageModel:
             step = torch.tensor([[token]])
         if len(text) > shown:
             yield text[shown:]
-        return Generated(len(context), len(produced), finish)
+        return Generated(len(context), len(produced), finish, is_cut)
 
     @property
     def _tokenizer(self) -> PreTrainedTokenizerFast | None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from registry.rollout import OPEN, Cause, Decision, Policy, Rollout, require
+from registry.rollout import OPEN, Cause, Decision, Policy, Rollout, floor_of, require
 from registry.rules.best_arm import Standing
 from registry.rules.guardrails import Guarded
 from registry.rules.signals import Signal
@@ -87,7 +87,7 @@ def rewards_needed(rollout: Rollout, policy: Policy) -> int:
 
 
 def without(rollout: Rollout, out: Mapping[str, str], cause: Cause | None = None) -> Decision:
-    """Who is named goes, and their units to the champion; nobody else moves. The trial ends with the last."""
+    """Who is named goes; the others keep their shares, and the champion has the rest. The trial ends with the last."""
     if not rollout.several:
         return Decision("abort", 0.0, "; ".join(out.values()), cause)
     reason = "; ".join(f"version {rollout.version(arm)} is out: {why}" for arm, why in out.items())
@@ -155,11 +155,12 @@ def _within_reach(rollout: Rollout, wanted: Mapping[str, float], policy: Policy)
     """The challengers' wanted shares, what they have above the floor cut in proportion to the next step of the ramp."""
     aim = {one.arm: wanted[one.arm] for one in rollout.inside}
     most = next((step for step in policy.shares if step > rollout.share + 1e-9), 1.0)
-    total, least = math.fsum(aim.values()), policy.floor * len(aim)
+    floor = floor_of(rollout, policy)
+    total, least = math.fsum(aim.values()), floor * len(aim)
     if total <= max(most, least):
         return aim
     part = max(0.0, most - least) / (total - least)
-    return {arm: policy.floor + part * (share - policy.floor) for arm, share in aim.items()}
+    return {arm: floor + part * (share - floor) for arm, share in aim.items()}
 
 
 def is_watched(rollout: Rollout, policy: Policy, now: datetime) -> bool:

@@ -263,6 +263,12 @@ def in_force(rollouts: Iterable[Rollout]) -> Rollout | None:
     return next((one for one in rollouts if one.status not in ("aborted", "inconclusive")), None)
 
 
+def floor_of(rollout: Rollout, policy: Policy) -> float:
+    """The share of a challenger that nobody wants: the policy's, or an even part where that was raised past it while the rollout is
+    open."""
+    return min(policy.floor, 1.0 / (len(rollout.challengers) + 1))
+
+
 def require(rollout: Rollout, action: str, allowed: tuple[Status, ...]) -> None:
     """Raise `Conflict` where the rollout's state forbids an action."""
     if rollout.status not in allowed:

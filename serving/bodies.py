@@ -168,7 +168,7 @@ class ClassifyBody(Body):
     """POST /v1/classify"""
 
     input: FilledText
-    labels: list[Name] | None = Field(None, min_length=1, max_length=1000)
+    labels: list[Label] | None = Field(None, min_length=1, max_length=1000)
     model: Name = "evermoe"
     user: Text | None = None
 

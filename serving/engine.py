@@ -47,6 +47,8 @@ class Generated(Protocol):
     def output_tokens(self) -> int: ...
     @property
     def finish(self) -> str: ...
+    @property
+    def cut(self) -> bool: ...
 
 
 class Servable(Protocol):
@@ -98,6 +100,7 @@ class Generation:
         self.prompt_tokens = 0
         self.output_tokens = 0
         self.finish_reason = ""
+        self._cut = False
 
     def work(self, seconds: float) -> bool:
         """The worker's side: make pieces for so long, one at least. False at the end, or when nobody listens."""
@@ -154,14 +157,14 @@ class Generation:
             if isinstance(piece, _End):
                 told = piece.told
                 self.prompt_tokens, self.output_tokens = told.prompt_tokens, told.output_tokens
-                self.finish_reason = told.finish
+                self.finish_reason, self._cut = told.finish, told.cut
         finally:
             self.leave()
 
     @property
     def cut_to_nothing(self) -> bool:
         """Whether the client's own stop string left nothing of what the model made."""
-        return bool(self._how.stop and self.output_tokens and self.finish_reason == "stop" and not self.text.strip())
+        return self._cut and not self.text.strip()
 
     async def _next(self) -> object:
         while not self._pieces:

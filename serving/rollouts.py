@@ -63,38 +63,33 @@ class Rollouts:
 
     def __init__(self, controls: Controls, events: EventLog, policy: Policy) -> None:
         self._controls, self._ledger, self._events, self.policy = controls, controls.ledger, events, policy
-        self._followed: str | None = None  # the rollout whose end the alias may not say yet
+        self._heeded: tuple[str, str] | None = None  # the last end or way back of a rollout that the alias said too
         self._looks: tuple[str, Looks] | None = None
 
     def deployment(self) -> Deployment:
         """Who serves now: an open rollout's plan, else the champion alone. Raises `NotReady` without a champion.
 
-        A decision on the rollout that was followed here takes effect without MLflow too: the ledger has it.
+        A promotion, or its way back, is in the ledger first and moves the alias after, without MLflow later still: until then the
+        ledger says who serves. After that the alias does, which a person may have moved.
         """
         plan = self._ledger.plan()
         if plan is not None:
-            self._followed = plan.rollout
+            self._heeded = (plan.rollout, "open")
             return Deployment(plan.champion, plan)
-        ended = self._ledger.get(self._followed) if self._followed is not None else None
-        moved = ended is not None and ended.status in ("promoted", "reverted")
+        last = max(self._ledger.list(), key=lambda one: one.closed_at or one.opened_at, default=None)
+        ended = None if last is None else (last.id, last.status)
         try:
             champion = self._controls.versions.champion()
+            if last is not None and not self._controls.is_settled(last, champion):
+                return Deployment(last.serves)
         except Exception:
-            # Whatever MLflow and its client raise when they are down: the ledger is the truth, the alias follows from it.
-            if ended is None:
+            # Whatever MLflow and its client raise when they are down. What was decided since they were asked counts without them.
+            if last is None or self._heeded in (None, ended):
                 raise
-            return Deployment(ended.serves)
+            return Deployment(last.serves)
         if champion is None:
             raise NotReady("no champion is registered; run `evermoe demo`, or `dvc repro` to make a base")
-        if (
-            ended
-            and moved
-            and champion.version in (ended.champion, ended.challenger)
-            and champion.version != ended.serves
-        ):
-            # A promotion, or its way back, is in the ledger first and moves the alias after: do not go back for that moment.
-            return Deployment(ended.serves)
-        self._followed = None
+        self._heeded = ended
         return Deployment(champion.version)
 
     def all(self) -> tuple[Rollout, ...]:

@@ -10,9 +10,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from evermoe.errors import BadInput, EvermoeError, NotFound, NotReady
+from evermoe.words import as_name
 from registry.assignment import CHALLENGER, CHAMPION, Apart, assign
 from registry.book.ledger import Plan
 from serving.engine import Engine, Servable
@@ -223,12 +225,11 @@ def checked_unit(given: str | None, header: str | None = None) -> str | None:
 
     A header's bytes reach us as latin-1; most clients mean UTF-8, and a person is one unit by whichever way the name came.
     """
-    unit = (given or "").strip()
+    unit = as_name(given or "")
     if not unit and header is not None:
-        try:
-            unit = header.encode("latin-1").decode().strip()
-        except UnicodeError:
-            unit = header.strip()
+        with suppress(UnicodeError):
+            header = header.encode("latin-1").decode()
+        unit = as_name(header)
     if len(unit) > 512:
         raise BadInput("'user' is longer than 512 characters; send a short, stable name")
     return unit or None

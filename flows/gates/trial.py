@@ -91,15 +91,16 @@ def put_on_trial(parts: Parts, challenger: Version, now: datetime, held: Lease |
 
 
 def waiting(parts: Parts) -> list[Version]:
-    """The challengers that waited for the last rollout, once that has ended."""
+    """The challengers that waited for a rollout, once that has ended and no other is open."""
     rollouts = parts.ledger.list()
     if not rollouts or rollouts[-1].open:
         return []
-    return [one for one in parts.versions.all() if one.tags.get(WAITS_FOR) == rollouts[-1].id]
+    ended = {rollout.id for rollout in rollouts}
+    return [one for one in parts.versions.all() if one.tags.get(WAITS_FOR) in ended]
 
 
 def end_of_wait(parts: Parts, now: datetime, held: Lease) -> list[str]:
-    """The challenger that waited for the last rollout, once that has ended, is put on trial where its champion stayed.
+    """The challenger that waited for a rollout is put on trial, once that has ended, where its champion stayed.
 
     Of several the one of the latest month. Returns all that waited; of one that is not put on trial, a tag says why.
     """

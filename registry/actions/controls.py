@@ -155,15 +155,22 @@ class Controls:
             self.versions.untag(version.version, REPLACED)
         self.versions.tag(version.version, tags | {TOLD: mark})  # last: it says that nothing is missing
 
+    def is_settled(self, last: Rollout, champion: Version | None) -> bool:
+        """Whether this champion, the alias's, is the one to serve after a rollout, the last to end.
+
+        It is not from a promotion, or its way back, to the moment at which the alias has followed.
+        """
+        if last.status not in ("promoted", "reverted") or champion is None or champion.version == last.serves:
+            return True
+        tried = {last.champion, *(one.version for one in last.challengers)}
+        return champion.version not in tried or self._has_moved(last)
+
     def _settle_aliases(self, rollouts: Sequence[Rollout]) -> None:
         """The last promoted challenger is champion, or the one before it that came back; nobody is challenger unless on trial."""
         last = in_force(one for one in reversed(rollouts) if not one.open)
-        if last is not None:
-            mark = PROMOTED if last.status == "promoted" else RESTORED
-            with suppress(NotFound):  # somebody deleted the version: who is champion is theirs to say
-                if self.versions.get(last.serves).tags.get(mark) != last.id:
-                    self.versions.set_alias("champion", last.serves)
-                    self.versions.tag(last.serves, {mark: last.id})
+        if last is not None and not self._has_moved(last):
+            self.versions.set_alias("champion", last.serves)
+            self.versions.tag(last.serves, {_mark(last): last.id})
         if not rollouts:
             return
         if not rollouts[-1].open:
@@ -171,6 +178,14 @@ class Controls:
         elif (named := self.versions.challenger()) is None or named.version in _out(rollouts[-1]):
             with suppress(NotFound):
                 self.versions.set_alias("challenger", rollouts[-1].challenger)
+
+    def _has_moved(self, last: Rollout) -> bool:
+        """Whether the alias champion has followed the end of this rollout, or its way back. Where somebody deleted the version
+        that came of it, who is champion is theirs to say."""
+        try:
+            return self.versions.get(last.serves).tags.get(_mark(last)) == last.id
+        except NotFound:
+            return True
 
     def _check_champion(self, rollout: Rollout) -> None:
         """Raise `Conflict` unless the champion is the one that the challenger was made from."""
@@ -190,6 +205,11 @@ class Controls:
         row = next((row for row in rows if row.revision == rollout.revision + 1), None)
         mine = (decision.action, decision.share, storable(by), storable(decision.reason))
         return row is not None and (row.action, row.share, row.by, row.reason) == mine
+
+
+def _mark(ended: Rollout) -> str:
+    """The tag that says which rollout made the version that it left in place champion."""
+    return PROMOTED if ended.status == "promoted" else RESTORED
 
 
 def _out(rollout: Rollout) -> set[str]:

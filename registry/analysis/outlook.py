@@ -16,7 +16,7 @@ import numpy as np
 
 from registry.deciding import Watch, decide
 from registry.evidence import Rewarded, Verdict
-from registry.rollout import Decision, Policy, Rollout
+from registry.rollout import Decision, Policy, Rollout, floor_of
 from registry.rules.best_arm import BestArm, Standing
 
 R = TypeVar("R", bound=Rewarded)
@@ -84,7 +84,7 @@ def counting(rewards: Sequence[R], policy: Policy, now: datetime) -> Counting[R]
 def arms_of(rollout: Rollout, policy: Policy) -> BestArm:
     """The arms of a rollout before any reward; who is out is out."""
     called = {one.arm: f"version {one.version}" for one in rollout.challengers} if rollout.several else None
-    arms = BestArm([one.arm for one in rollout.challengers], policy.alpha, policy.floor, called)
+    arms = BestArm([one.arm for one in rollout.challengers], policy.alpha, floor_of(rollout, policy), called)
     for one in rollout.challengers:
         if one.out:
             arms.drop(one.arm, one.out)

@@ -126,10 +126,10 @@ def test_a_prompt_longer_than_the_window_keeps_its_end_and_leaves_room_for_one_t
 def test_a_generation_tells_how_many_tokens_it_made_and_why_it_ended(tiny_model_folder) -> None:
     model = from_pretrained(tiny_model_folder)
     free, end = told(model.generate("fix the", max_new_tokens=12))
-    assert (end.output_tokens, end.finish) == (12, "length")
+    assert (end.output_tokens, end.finish, end.cut) == (12, "length", False)
     _, end = told(model.generate("fix the", max_new_tokens=12, stop=[free[len(free) // 2 :][:2]]))
     assert end.output_tokens < 12
-    assert end.finish == "stop"
+    assert (end.finish, end.cut) == ("stop", True)
 
 
 @pytest.mark.parametrize("temperature", [1e-60, 1e-45, 1e-39, 9e-5])

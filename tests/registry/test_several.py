@@ -51,6 +51,13 @@ def test_each_begins_at_the_floor() -> None:
         new_rollout("june", "2025-06", "1", [str(n) for n in range(2, 22)], "salt", POLICY, OPENED)
 
 
+def test_a_floor_that_was_raised_too_far_since_is_an_even_part() -> None:
+    rollout, policy = opened(), replace(POLICY, floor=0.4)
+    assert weighed(rollout, [], policy, OPENED).standing.decision == "continue"
+    decision = decide(rollout, standing(), policy, OPENED + timedelta(days=1), 100, Watch())
+    assert decision.shares == pytest.approx(dict.fromkeys(ARMS, 0.25))
+
+
 def test_shares_climb_a_step_of_the_ramp_at_a_time_and_beyond_its_top_go_where_they_are_wanted() -> None:
     rollout, proof = opened(), standing()
     decision, rollout = after(rollout, proof)

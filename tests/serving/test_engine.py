@@ -267,3 +267,21 @@ def test_a_version_that_cannot_be_loaded_leaves_the_loaded_ones(tiny_model_folde
         asyncio.run(scene())
     assert engine.versions == ("1",)
     engine.close()
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_only_the_clients_own_stop_string_cuts_a_text_to_nothing(cut: bool) -> None:
+    class Blank(Slow):
+        def generate(self, prompt: str, *, max_new_tokens: int, **how: Any) -> Generator[str, None, Generated]:
+            yield "\n"
+            return Generated(1, 1, "stop", cut)
+
+    engine = Engine(lambda version: Blank())
+
+    async def scene() -> bool:
+        generation = engine.generate(Blank(), "a", Sampling(4, stop=("User:",)))
+        assert await drained(generation) == "\n"
+        return generation.cut_to_nothing
+
+    assert asyncio.run(scene()) is cut
+    engine.close()

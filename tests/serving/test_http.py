@@ -70,9 +70,10 @@ def test_a_name_is_one_unit_by_whichever_way_it_comes(served: Served) -> None:
             ({"user": " "}, "张三".encode()),
             ({}, "张三".encode()),
             ({}, "Zoë".encode("latin-1")),
+            ({"user": "Zoe\u0308"}, b"team-7"),  # the same name, its accent by itself
         )
     ]
-    assert [served.events.request(one["id"]).unit for one in asked] == ["张三", "张三", "张三", "Zoë"]
+    assert [served.events.request(one["id"]).unit for one in asked] == ["张三", "张三", "张三", "Zoë", "Zoë"]
 
 
 def test_the_right_label_is_right_with_space_around_it_and_nothing_is_no_label(served: Served) -> None:
@@ -80,6 +81,13 @@ def test_the_right_label_is_right_with_space_around_it_and_nothing_is_no_label(s
     told = {"id": answer["id"], "key": "k1", "label": f" {answer['label']}\n"}
     assert served.http.post("/v1/feedback", json=told).json()["reward"] == 1.0
     assert served.http.post("/v1/feedback", json=told | {"key": "k2", "label": "  "}).status_code == 400
+
+
+@pytest.mark.parametrize("label", ["cafe\u0301", " net.switch "])
+def test_the_label_that_was_answered_is_right_however_it_was_spelled_when_asked_for(served: Served, label: str) -> None:
+    answer = served.http.post("/v1/classify", json={**NOTE, "labels": [label]}).json()
+    told = {"id": answer["id"], "key": "k1", "label": label}
+    assert served.http.post("/v1/feedback", json=told).json()["reward"] == 1.0
 
 
 def test_feedback_counts_once_per_key_and_once_per_response(served: Served) -> None:

@@ -70,11 +70,18 @@ def test_decided_while_mlflow_is_down_it_takes_effect_as_soon_as_the_version_can
     revert(served, rollout).raise_for_status()
     assert "version 1 cannot be loaded" in (served.router.problem or "")
     assert served.router.versions == ("2",)
+    assert other.deployment() == Deployment("1")  # another gateway's, which had heeded the promotion
     with sqlite3.connect(mlflow) as database:
         database.execute("ALTER TABLE lost RENAME TO registered_model_aliases")
+    restarted = Rollouts(served.controls, served.events, Policy())
+    assert [one.deployment() for one in (other, restarted)] == [
+        Deployment("1")
+    ] * 2  # the alias says 2 until it is settled
     served.follow(lambda: served.router.versions == ("1",))
     served.controls.settle()
     assert other.deployment() == Deployment("1")
+    served.controls.versions.set_alias("champion", "2")
+    assert other.deployment() == Deployment("2")  # from then on the alias is a person's to move
 
 
 def test_only_an_operator_may(served: Served) -> None:
