@@ -450,7 +450,7 @@ def test_a_challenger_that_waited_for_a_trial_is_tried_when_that_ends_and_its_ch
     assert running.id == opened.id
 
     parts.ledger.apply(opened.id, Decision("abort", 0.0, "Ann says no"), "a person", now + timedelta(minutes=15))
-    between = new_rollout("between", "2026-01", champion.version, older.version, "salt", Policy(), now)
+    between = new_rollout("between", "2026-01", champion.version, older.version, "salt between", Policy(), now)
     controls.open(between, by="a person")  # before anyone has looked
     parts.ledger.apply("between", Decision("abort", 0.0, "no"), "a person", now + timedelta(minutes=16))
     for minutes in (20, 30):
