@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from tests.serving.conftest import GatewayProcess, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # tests/drills/test_kills.py kills fewer, always
-CLIENTS, ROUNDS = 6, 10
+CLIENTS = 6
 Launch = Callable[[str], GatewayProcess]
 
 
@@ -73,14 +73,14 @@ def ask(http: httpx.Client, number: int, unit: str) -> str | None:
     return lines[0].split('"id":"')[1].split('"')[0]
 
 
-def kill_and_restart(launch: Launch, database: str, seed: int) -> None:
+def kill_and_restart(launch: Launch, rounds: int, database: str, seed: int) -> None:
     generator = random.Random(seed)
     acknowledged, stop = Acknowledged(), threading.Event()
     gateway = launch(database)
     with ThreadPoolExecutor(CLIENTS) as pool:
         clients = [pool.submit(load, gateway.url, client, stop, acknowledged) for client in range(CLIENTS)]
         try:
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 # A random number of acknowledgements from now, so the kill falls anywhere in a request's life.
                 enough = len(acknowledged.responses) + generator.randint(20, 60)
                 wait_for(
@@ -104,7 +104,7 @@ def kill_and_restart(launch: Launch, database: str, seed: int) -> None:
         feedback = Counter(connection.scalars(sa.text("SELECT key FROM feedback")))
         counted = Counter(connection.scalars(sa.text("SELECT response_id FROM feedback WHERE counted")))
     engine.dispose()
-    assert len(acknowledged.responses) >= 20 * ROUNDS
+    assert len(acknowledged.responses) >= 20 * rounds
     assert [id for id in acknowledged.responses if requests[id] != 1] == []
     assert [key for key in acknowledged.keys if feedback[key] != 1] == []
     assert max(requests.values()) == max(feedback.values()) == max(counted.values()) == 1
@@ -118,8 +118,8 @@ def reached(entries: list[str], count: int, clients: list[Future[None]]) -> None
 
 
 def test_ten_kills_lose_nothing_that_was_acknowledged_on_sqlite(launch: Launch, home: Path) -> None:
-    kill_and_restart(launch, database=f"sqlite:///{home / 'events.db'}", seed=3)
+    kill_and_restart(launch, rounds=10, database=f"sqlite:///{home / 'events.db'}", seed=3)
 
 
 def test_ten_kills_lose_nothing_that_was_acknowledged_on_postgresql(launch: Launch, postgres_url: str) -> None:
-    kill_and_restart(launch, database=postgres_url, seed=4)
+    kill_and_restart(launch, rounds=10, database=postgres_url, seed=4)
