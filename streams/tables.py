@@ -176,8 +176,8 @@ def read_csv(path: Path, lines: Lines) -> Table:
                 unclosed = "unexpected end" in str(error)
                 reason = f"broken CSV: {'a quote is opened and never closed' if unclosed else error}"
             source = "".join(lines.taken)
-            if reason is None and not cells:
-                continue
+            if reason is None and (not cells or not columns and not any(map(str.strip, cells))):
+                continue  # nothing, or what spreadsheets leave above the names: only blanks and delimiters
             if reason is None and not _is_utf8(source):
                 reason = "invalid UTF-8"
             if reason is None and columns and len(cells) != len(columns):

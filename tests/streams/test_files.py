@@ -157,6 +157,15 @@ def test_the_delimiter_is_the_one_the_column_names_use(ending: str, delimiter: s
     assert [record.text for record in open_file(path).records()] == ["hi"]
 
 
+@pytest.mark.parametrize("above", ["\n", "   \n", " , ,\n,\n"])
+def test_lines_of_nothing_above_the_column_names_are_passed_over(above: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{above}at,text\n2021-01-01,hi\n,\n")
+    stream = open_file(path)
+    assert [record.text for record in stream.records()] == ["hi"]
+    assert [row.line for row in stream.rejected] == [above.count("\n") + 3]
+
+
 def test_a_parquet_column_that_nobody_wants_may_hold_what_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     beyond = pyarrow.array([{"ts": 10**18}, {"ts": 1}], pyarrow.struct([("ts", pyarrow.timestamp("us"))]))
