@@ -5,7 +5,7 @@
 The base learns what came before the last months (at most `base.max_records` of it); then each method learns a month, is asked
 all of the next, and so on. Nothing is tuned to a stream. Each (method, seed, month) is kept once computed, for these parameters
 and this code, so a run that was stopped goes on, and --so-far shows what there is. A seed of twelve months takes
-hours, most of them from scratch's; --quick (one seed, four months, a smaller base) took 25 minutes on two cores.
+hours, most of them from scratch's; --quick (one seed, three months, a smaller base) took nine minutes on two fast cores.
 
     next        accuracy on all of the month after the one just learned (prequential), over all questions
     past        accuracy on what all past months hold out, after the last update

@@ -20,6 +20,7 @@ from streams import STREAMS, Columns, Record, open_stream
 
 FEWEST_MONTHS = 3
 QUICK_RECORDS = 3000
+QUICK_MONTHS = 3
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def stream_arguments(documentation: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--labels", type=at_least(2), help="only the so many commonest labels; without it, all")
     parser.add_argument("--months", type=at_least(2), help="months to learn, the last of the stream (default 12)")
     parser.add_argument("--seeds", type=at_least(1), help="how often all is done (default 3)")
-    parser.add_argument("--quick", action="store_true", help="one seed, four months, a base of 3,000 records")
+    parser.add_argument("--quick", action="store_true", help="one seed, three months, a base of 3,000 records")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -68,7 +69,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 def with_defaults(options: argparse.Namespace) -> argparse.Namespace:
     """What was left open is filled in: less of it where it is to be quick."""
-    options.months = options.months or (4 if options.quick else 12)
+    options.months = options.months or (QUICK_MONTHS if options.quick else 12)
     options.seeds = options.seeds or (1 if options.quick else 3)
     return options
 
