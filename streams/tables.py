@@ -176,7 +176,7 @@ def read_csv(path: Path, lines: Lines) -> Table:
                 unclosed = "unexpected end" in str(error)
                 reason = f"broken CSV: {'a quote is opened and never closed' if unclosed else error}"
             source = "".join(lines.taken)
-            if reason is None and (not cells or not columns and not any(map(str.strip, cells))):
+            if reason is None and (not cells or (not columns and not any(map(str.strip, cells)))):
                 continue  # nothing, or what spreadsheets leave above the names: only blanks and delimiters
             if reason is None and not _is_utf8(source):
                 reason = "invalid UTF-8"
