@@ -3,7 +3,7 @@
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from streams.dates import parse_moment
@@ -11,6 +11,8 @@ from streams.dates import parse_moment
 MOMENT = datetime(2021, 3, 4, 5, 6, 7, tzinfo=UTC)
 ZONES = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 YEARS = {"min_value": datetime(1974, 1, 1), "max_value": datetime(2199, 1, 1)}
+IN_DOUBT = (1976, 2033, 2034, 2035, 2036)
+"""Years of which an epoch, in milliseconds or in seconds, may be the digits of a date and a time: those are refused."""
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,7 @@ def test_iso_8601_with_any_zone_reads_back(moment: datetime) -> None:
 
 @given(st.datetimes(**YEARS))
 def test_epoch_seconds_and_milliseconds_read_back(moment: datetime) -> None:
+    assume(moment.year not in IN_DOUBT)
     at = moment.replace(microsecond=0, tzinfo=UTC)
     seconds = int(at.timestamp())
     for written in (seconds, str(seconds), seconds * 1000, f"{seconds}000"):
