@@ -3,7 +3,7 @@
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.dates import parse_moment
@@ -105,11 +105,16 @@ def test_iso_8601_with_any_zone_reads_back(moment: datetime) -> None:
 
 @given(st.datetimes(**YEARS))
 def test_epoch_seconds_and_milliseconds_read_back(moment: datetime) -> None:
-    assume(moment.year not in IN_DOUBT)
     at = moment.replace(microsecond=0, tzinfo=UTC)
     seconds = int(at.timestamp())
     for written in (seconds, str(seconds), seconds * 1000, f"{seconds}000"):
-        assert parse_moment(written) == at
+        try:
+            read = parse_moment(written)
+        except ValueError as refusal:
+            assert moment.year in IN_DOUBT
+            assert "may be a date and a time" in str(refusal)
+        else:
+            assert read == at
 
 
 @given(
