@@ -109,12 +109,10 @@ def test_epoch_seconds_and_milliseconds_read_back(moment: datetime) -> None:
     seconds = int(at.timestamp())
     for written in (seconds, str(seconds), seconds * 1000, f"{seconds}000"):
         try:
-            read = parse_moment(written)
+            read: object = parse_moment(written)
         except ValueError as refusal:
-            assert moment.year in IN_DOUBT
-            assert "may be a date and a time" in str(refusal)
-        else:
-            assert read == at
+            read = str(refusal)
+        assert read == at or (moment.year in IN_DOUBT and "may be a date and a time" in str(read))
 
 
 @given(
